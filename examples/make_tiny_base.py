@@ -1,0 +1,235 @@
+"""Pre-train the small base model that ships in `examples/tiny-base/`, from nothing.
+
+    python examples/make_tiny_base.py --output examples/tiny-base
+
+A Qwen2-shaped decoder of about 6 M parameters and its own byte-level BPE tokenizer are trained
+on 50,155 Debian package descriptions (`data/corpus.txt.xz`). Every document is seen as plain
+text and, once an epoch, as a chat turn made from it, so that the model writes passable English,
+reads instructions and ends its turns with `<|im_end|>`. No document comes from a source package
+that stands in the validation or test rows of the example tasks.
+"""
+
+import argparse
+import json
+import lzma
+import math
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+CORPUS = Path(__file__).parent / "data" / "corpus.txt.xz"
+END_OF_TEXT, TURN, END_OF_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+CONTEXT = 512
+HELD_OUT = 500  # documents kept back for the perplexity figure
+
+# Qwen2's own pre-tokenization, so that transformers' Qwen2 tokenizer class would cut text alike.
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def read_documents() -> list[str]:
+    """The corpus' documents: a title line, then paragraphs."""
+    return lzma.open(CORPUS, "rt", encoding="utf-8").read().strip().split("\n\n")
+
+
+def train_tokenizer(documents: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer whose end-of-turn token is its end token."""
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.NFC()
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END_OF_TEXT, TURN, END_OF_TURN],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(documents + ["system\nuser\nassistant\n"] * 1000, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token=END_OF_TURN,
+        pad_token=END_OF_TEXT,
+        additional_special_tokens=[TURN],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=2 * CONTEXT,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def as_chat(document: str, titles: list[str], rng: random.Random) -> str:
+    """One chat made from a document; the form is drawn at random."""
+    title, _, body = document.partition("\n")
+    words = body.split()
+    form = rng.choice(["describe", "title", "choose", "continue"])
+    if form == "continue" and len(words) < 20:
+        form = "title"
+    system = "You are a helpful assistant."
+    if form == "describe":
+        user, answer = f"Describe this package: {title}", body
+    elif form == "title":
+        system = "Give a short title for the text."
+        user, answer = body, title
+    elif form == "choose":
+        options = [title, *rng.sample(titles, 3)]
+        rng.shuffle(options)
+        system = "Which title belongs to the text? Answer with one of: " + "; ".join(options) + "."
+        user, answer = body, title
+    else:
+        cut = rng.randrange(8, len(words) - 8)
+        system = "Continue the text."
+        user, answer = " ".join(words[:cut]), " ".join(words[cut:])
+    turns = [("system", system), ("user", user), ("assistant", answer)]
+    return "".join(f"{TURN}{role}\n{text}{END_OF_TURN}\n" for role, text in turns)
+
+
+def epoch_tokens(
+    tokenizer: PreTrainedTokenizerFast, documents: list[str], rng: random.Random
+) -> torch.Tensor:
+    """One epoch as a single stream: every document plain and as a chat, shuffled. Shape (tokens,)."""
+    titles = [document.partition("\n")[0] for document in documents]
+    texts = [*documents, *(as_chat(document, titles, rng) for document in documents)]
+    rng.shuffle(texts)
+    encoded = tokenizer.backend_tokenizer.encode_batch_fast([t + END_OF_TEXT for t in texts])
+    return torch.tensor([token for text in encoded for token in text.ids], dtype=torch.int32)
+
+
+def batches(
+    tokenizer: PreTrainedTokenizerFast, documents: list[str], epochs: int, size: int, seed: int
+) -> Iterator[torch.Tensor]:
+    """Batches of shape (size, CONTEXT + 1)."""
+    for epoch in range(epochs):
+        stream = epoch_tokens(tokenizer, documents, random.Random(f"{seed}-{epoch}"))
+        rows = stream[: len(stream) // (CONTEXT + 1) * (CONTEXT + 1)].view(-1, CONTEXT + 1)
+        yield from rows[: len(rows) // size * size].view(-1, size, CONTEXT + 1).long()
+
+
+def loss_of(model: Qwen2ForCausalLM, batch: torch.Tensor) -> torch.Tensor:
+    """Mean next-token cross-entropy in nats."""
+    with torch.autocast(batch.device.type, torch.bfloat16):
+        logits = model(input_ids=batch[:, :-1], use_cache=False).logits
+    return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+
+
+@torch.no_grad()
+def perplexity(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> float:
+    """Per-token perplexity over the texts as one stream, in windows of CONTEXT tokens."""
+    model.eval()
+    device = next(model.parameters()).device
+    ids = tokenizer(END_OF_TEXT.join(texts))["input_ids"]
+    rows = torch.tensor(ids[: len(ids) // (CONTEXT + 1) * (CONTEXT + 1)]).view(-1, CONTEXT + 1)
+    losses = [loss_of(model, row.to(device)) for row in rows.split(16)]
+    model.train()
+    return math.exp(torch.stack(losses).mean().item())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=32, help="sequences of 512 tokens in a step")
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--weight-decay", type=float, default=0.1)
+    parser.add_argument("--vocabulary", type=int, default=6144)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--seed", type=int, default=20261120)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--max-steps", type=int, help="stop early, to time a few steps")
+    options = parser.parse_args()
+
+    torch.manual_seed(options.seed)
+    documents = read_documents()
+    random.Random(options.seed).shuffle(documents)
+    held_out, documents = documents[:HELD_OUT], documents[HELD_OUT:]
+    tokenizer = train_tokenizer(documents, options.vocabulary)
+    config = Qwen2Config(
+        vocab_size=options.vocabulary,
+        hidden_size=256,
+        intermediate_size=704,
+        num_hidden_layers=options.layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2 * CONTEXT,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        tie_word_embeddings=True,
+        use_sliding_window=False,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = Qwen2ForCausalLM(config).to(options.device)
+    forward = torch.compile(model) if options.compile else model
+
+    tokens_per_epoch = len(epoch_tokens(tokenizer, documents, random.Random(f"{options.seed}-0")))
+    steps = tokens_per_epoch // (CONTEXT + 1) // options.batch * options.epochs
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=options.learning_rate,
+        betas=(0.9, 0.95),
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(1.0, (step + 1) / 200) * (0.02 + 0.49 * (1 + math.cos(math.pi * min(1.0, step / steps)))),
+    )
+    start = time.perf_counter()
+    stream = batches(tokenizer, documents, options.epochs, options.batch, options.seed)
+    for step, batch in enumerate(stream, 1):
+        loss = loss_of(forward, batch.to(options.device))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        if step % 200 == 0 or step == options.max_steps:
+            seconds = time.perf_counter() - start
+            rate = step * options.batch * CONTEXT / seconds
+            print(f"step {step}/{steps}  loss {loss.item():.3f}  {rate:,.0f} tokens/s  {seconds:.0f} s", flush=True)
+        if step == options.max_steps:
+            break
+
+    seconds = time.perf_counter() - start
+    model = model.to(torch.bfloat16)
+    report = {
+        "parameters": model.num_parameters(),
+        "tokens_seen": step * options.batch * CONTEXT,
+        "epochs": options.epochs,
+        "seed": options.seed,
+        "seconds": round(seconds, 1),
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else options.device,
+        "torch": torch.__version__,
+        "held_out_perplexity": round(perplexity(model, tokenizer, held_out), 2),
+        "held_out_perplexity_chat": round(
+            perplexity(model, tokenizer, [as_chat(d, ["a", "b", "c"], random.Random(0)) for d in held_out]), 2
+        ),
+    }
+    model.generation_config.update(
+        eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id], pad_token_id=tokenizer.pad_token_id
+    )
+    model.save_pretrained(options.output)
+    tokenizer.save_pretrained(options.output)
+    (options.output / "recipe.json").write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
