@@ -10,6 +10,7 @@ that stands in the validation or test rows of the example tasks.
 """
 
 import argparse
+import copy
 import json
 import lzma
 import math
@@ -135,36 +136,27 @@ def perplexity(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, text
     device = next(model.parameters()).device
     ids = tokenizer(END_OF_TEXT.join(texts))["input_ids"]
     rows = torch.tensor(ids[: len(ids) // (CONTEXT + 1) * (CONTEXT + 1)]).view(-1, CONTEXT + 1)
-    losses = [loss_of(model, row.to(device)) for row in rows.split(16)]
-    model.train()
+    losses = [loss_of(model, row[None].to(device)) for row in rows]
     return math.exp(torch.stack(losses).mean().item())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=16)
-    parser.add_argument("--batch", type=int, default=32, help="sequences of 512 tokens in a step")
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--weight-decay", type=float, default=0.1)
-    parser.add_argument("--vocabulary", type=int, default=6144)
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--seed", type=int, default=20261120)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--max-steps", type=int, help="stop early, to time a few steps")
-    options = parser.parse_args()
+def optimizers(model: Qwen2ForCausalLM, rate: float, decay: float) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan 2024, scaled as in arXiv:2502.16982) for the layers' matrices, AdamW for the rest."""
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    others = [p for p in model.parameters() if not any(p is matrix for matrix in matrices)]
+    return [
+        torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
 
-    torch.manual_seed(options.seed)
-    documents = read_documents()
-    random.Random(options.seed).shuffle(documents)
-    held_out, documents = documents[:HELD_OUT], documents[HELD_OUT:]
-    tokenizer = train_tokenizer(documents, options.vocabulary)
+
+def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+    """A Qwen2 of 6 M parameters with random weights."""
     config = Qwen2Config(
-        vocab_size=options.vocabulary,
+        vocab_size=len(tokenizer),
         hidden_size=256,
         intermediate_size=704,
-        num_hidden_layers=options.layers,
+        num_hidden_layers=6,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=2 * CONTEXT,
@@ -175,60 +167,96 @@ def main() -> None:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model = Qwen2ForCausalLM(config).to(options.device)
-    forward = torch.compile(model) if options.compile else model
-
-    tokens_per_epoch = len(epoch_tokens(tokenizer, documents, random.Random(f"{options.seed}-0")))
-    steps = tokens_per_epoch // (CONTEXT + 1) // options.batch * options.epochs
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=options.learning_rate,
-        betas=(0.9, 0.95),
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min(1.0, (step + 1) / 200) * (0.02 + 0.49 * (1 + math.cos(math.pi * min(1.0, step / steps)))),
-    )
-    start = time.perf_counter()
-    stream = batches(tokenizer, documents, options.epochs, options.batch, options.seed)
-    for step, batch in enumerate(stream, 1):
-        loss = loss_of(forward, batch.to(options.device))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        if step % 200 == 0 or step == options.max_steps:
-            seconds = time.perf_counter() - start
-            rate = step * options.batch * CONTEXT / seconds
-            print(f"step {step}/{steps}  loss {loss.item():.3f}  {rate:,.0f} tokens/s  {seconds:.0f} s", flush=True)
-        if step == options.max_steps:
-            break
-
-    seconds = time.perf_counter() - start
-    model = model.to(torch.bfloat16)
-    report = {
-        "parameters": model.num_parameters(),
-        "tokens_seen": step * options.batch * CONTEXT,
-        "epochs": options.epochs,
-        "seed": options.seed,
-        "seconds": round(seconds, 1),
-        "device": torch.cuda.get_device_name() if options.device == "cuda" else options.device,
-        "torch": torch.__version__,
-        "held_out_perplexity": round(perplexity(model, tokenizer, held_out), 2),
-        "held_out_perplexity_chat": round(
-            perplexity(model, tokenizer, [as_chat(d, ["a", "b", "c"], random.Random(0)) for d in held_out]), 2
-        ),
-    }
+    model = Qwen2ForCausalLM(config)
     model.generation_config.update(
         eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id], pad_token_id=tokenizer.pad_token_id
     )
-    model.save_pretrained(options.output)
-    tokenizer.save_pretrained(options.output)
-    (options.output / "recipe.json").write_text(json.dumps(report, indent=2) + "\n")
-    print(json.dumps(report, indent=2))
+    return model
+
+
+def save(
+    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, output: Path, held_out: list[str], **facts: object
+) -> None:
+    """Write the model in bf16 with its tokenizer, and `recipe.json` with what was measured."""
+    plain = copy.deepcopy(model).to(torch.bfloat16)
+    rng = random.Random(0)
+    titles = [document.partition("\n")[0] for document in held_out]
+    facts |= {
+        "parameters": plain.num_parameters(),
+        "torch": torch.__version__,
+        "held_out_perplexity": round(perplexity(plain, tokenizer, held_out), 2),
+        "held_out_perplexity_chat": round(
+            perplexity(plain, tokenizer, [as_chat(d, titles, rng) for d in held_out]), 2
+        ),
+    }
+    plain.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    (output / "recipe.json").write_text(json.dumps(facts, indent=2) + "\n")
+    print(json.dumps(facts), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=16, help=f"sequences of {CONTEXT} tokens in a step")
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--weight-decay", type=float, default=0.1)
+    parser.add_argument("--vocabulary", type=int, default=6144)
+    parser.add_argument("--seed", type=int, default=20261120)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--max-steps", type=int, help="stop early, to time a few steps")
+    options = parser.parse_args()
+
+    torch.manual_seed(options.seed)
+    documents = read_documents()
+    random.Random(options.seed).shuffle(documents)
+    held_out, documents = documents[:HELD_OUT], documents[HELD_OUT:]
+    tokenizer = train_tokenizer(documents, options.vocabulary)
+    model = build_model(tokenizer).to(options.device)
+    loss_and_graph = torch.compile(loss_of)
+    tokens_per_epoch = len(epoch_tokens(tokenizer, documents, random.Random(f"{options.seed}-0")))
+    steps_per_epoch = tokens_per_epoch // (CONTEXT + 1) // options.batch
+    steps = steps_per_epoch * options.epochs
+    steppers = optimizers(model, options.learning_rate, options.weight_decay)
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(
+            stepper, lambda step: min(1.0, (step + 1) / 100, 0.01 + 1.4 * (1 - step / steps))
+        )
+        for stepper in steppers
+    ]
+    start = time.perf_counter()
+    stream = batches(tokenizer, documents, options.epochs, options.batch, options.seed)
+    for step, batch in enumerate(stream, 1):
+        loss = loss_and_graph(model, batch.to(options.device))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for stepper, schedule in zip(steppers, schedules, strict=True):
+            stepper.step()
+            schedule.step()
+            stepper.zero_grad(set_to_none=True)
+        seconds = time.perf_counter() - start
+        tokens = step * options.batch * CONTEXT
+        last = step in (steps, options.max_steps)
+        if step % 100 == 0 or last:
+            print(
+                f"step {step}/{steps}  loss {loss.item():.3f}  {tokens / seconds:,.0f} tokens/s  {seconds:.0f} s",
+                flush=True,
+            )
+        if step % (steps_per_epoch // 2) == 0 or last:
+            device = torch.cuda.get_device_name() if options.device == "cuda" else options.device
+            save(
+                model,
+                tokenizer,
+                options.output,
+                held_out,
+                tokens_seen=tokens,
+                seconds=round(seconds),
+                seed=options.seed,
+                device=device,
+            )
+        if last:
+            break
 
 
 if __name__ == "__main__":
