@@ -1,0 +1,159 @@
+"""Where a base model is found, and how two of them are told apart.
+
+Trainers need a base to train on, the registry to check adapters against, serving to load: so it
+stands beside `types`, below all three. Nothing heavy is imported before a function needs it.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adaptery.errors import BaseMismatch, BaseNotFound
+from adaptery.types import BaseIdentity, Manifest, canonical_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Keys of config.json that say how it was written or is run, not what the model computes.
+INCIDENTAL = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
+SAMPLE = 4096  # bytes read of each end of each tensor for the digest
+FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
+
+
+@dataclass(frozen=True)
+class LocalBase:
+    """A base model whose files are on this machine."""
+
+    directory: Path
+    identity: BaseIdentity
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The base's tokenizer, from its local files alone."""
+        from transformers import AutoTokenizer
+
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.directory)
+        return tokenizer
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What `config.json` says."""
+        return read_config(self.directory)
+
+    @property
+    def tokenizer_digest(self) -> str:
+        """SHA-256 over vocabulary, merges and special tokens, however the files are laid out."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        content = backend.to_str() if backend else json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def require(self, manifest: Manifest, who: str) -> None:
+        """Do nothing if the adapter `who` was trained on this base.
+
+        Raises:
+            BaseMismatch: it was trained on another one.
+        """
+        if manifest.base.digest != self.identity.digest:
+            raise BaseMismatch(
+                f"{who} was trained on {describe(manifest.base)}, but the base here is "
+                f"{describe(self.identity)}. Use that base, or train the adapter on this one."
+            )
+
+
+def describe(base: BaseIdentity) -> str:
+    """A base as messages name it: id, revision if known, start of the digest."""
+    revision = f" at {base.revision[:12]}" if base.revision else ""
+    return f"{base.id}{revision} ({base.digest[:12]})"
+
+
+def open_base(base: str, revision: str | None = None) -> LocalBase:
+    """Find the base model `base`: a directory, or a model on the Hub that is then downloaded.
+
+    Args:
+        base: a path, or a Hub id such as `Qwen/Qwen2.5-0.5B-Instruct`.
+        revision: a branch, tag or commit of a Hub model.
+
+    Raises:
+        BaseNotFound: it is neither, or it lacks what a base needs (config, safetensors, tokenizer).
+    """
+    path = Path(base).expanduser()
+    if path.is_dir():
+        directory, commit = path, None
+    elif looks_like_a_path(base):
+        raise BaseNotFound(f"There is no directory {base!r}. Give a directory or a Hub id such as Qwen/Qwen2.5-0.5B-Instruct.")
+    else:
+        directory, commit = download(base, revision)
+    digest = base_digest(directory)
+    return LocalBase(directory, BaseIdentity(id=base, revision=commit, digest=digest))
+
+
+def looks_like_a_path(base: str) -> bool:
+    """Whether `base` cannot be a Hub id (`name` or `org/name`)."""
+    return base.startswith((".", "/", "~", os.sep)) or base.count("/") > 1 or base.endswith("/")
+
+
+def download(base: str, revision: str | None) -> tuple[Path, str]:
+    """The local snapshot of a Hub model and the commit it is of."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        directory = Path(snapshot_download(base, revision=revision, allow_patterns=FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BaseNotFound(
+            f"The base model {base!r} is not a directory here and could not be had from the Hub: "
+            f"{reason} Give a directory, or check the name and the network."
+        ) from error
+    return directory, directory.name
+
+
+def base_digest(directory: Path) -> str:
+    """SHA-256 of what the model computes: its config, and each tensor's name, shape, dtype, ends.
+
+    Reading both ends of every tensor tells fine-tunes of one architecture apart at a cost of
+    megabytes, and does not depend on how the weights are split into files.
+
+    Raises:
+        BaseNotFound: config.json or the safetensors files are missing or unreadable.
+    """
+    shards = sorted(directory.glob("*.safetensors"))
+    if not shards:
+        raise BaseNotFound(f"{directory} holds no *.safetensors file, so it is no base model that can be used.")
+    config = {key: value for key, value in read_config(directory).items() if key not in INCIDENTAL}
+    tensors: dict[str, list[Any]] = {}
+    for shard in shards:
+        tensors |= tensor_fingerprints(shard)
+    return hashlib.sha256(canonical_json({"config": config, "tensors": tensors})).hexdigest()
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BaseNotFound(f"{directory} is no base model: its config.json cannot be read ({error}).") from error
+    return config
+
+
+def tensor_fingerprints(shard: Path) -> dict[str, list[Any]]:
+    """Tensor name → [dtype, shape, SHA-256 of its first and last bytes] of one safetensors file."""
+    try:
+        with shard.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            prints = {}
+            for name, entry in header.items():
+                begin, end = (8 + length + offset for offset in entry["data_offsets"])
+                file.seek(begin)
+                sample = file.read(min(SAMPLE, end - begin))
+                file.seek(max(begin, end - SAMPLE))
+                sample += file.read(min(SAMPLE, end - begin))
+                prints[name] = [entry["dtype"], entry["shape"], hashlib.sha256(sample).hexdigest()]
+    except (OSError, ValueError, KeyError, OverflowError, MemoryError) as error:
+        raise BaseNotFound(f"{shard} is not a readable safetensors file ({error}).") from error
+    return prints

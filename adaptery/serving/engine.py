@@ -1,0 +1,91 @@
+"""What an engine is: it holds one base model and some versions, and generates tokens.
+
+Small on purpose, because the torch engine and vLLM both stand behind it. Names, aliases, HTTP,
+chat templates and stop rules of the API are the server's business, not the engine's.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from adaptery.base_model import LocalBase
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to choose tokens. `temperature` 0 is greedy; `seed` makes the choice repeatable.
+
+    `logprobs` asks for that many top log-probabilities (nats) beside the chosen token's own;
+    None asks for none at all.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """A prompt for the base, or for the version loaded as `adapter` (its `Version.engine_name`)."""
+
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+    adapter: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one step added to an answer.
+
+    `text` may be empty while bytes of a character, or of a stop string, are still open.
+    `finish_reason` is `stop` or `length` on the last chunk and None before.
+    """
+
+    token: int
+    text: str
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+    finish_reason: str | None = None
+
+
+class Engine(Protocol):
+    """One base model, many versions of adapters, all answering in the same batches."""
+
+    base: LocalBase
+    max_context: int
+    """Prompt and answer together, in tokens."""
+
+    async def start(self) -> None:
+        """Load the base and begin to answer. Raises `DoesNotFit`."""
+
+    async def close(self) -> None:
+        """Stop; requests in flight get an `EngineError`."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether requests can be answered."""
+
+    async def load(self, name: str, directory: Path) -> None:
+        """Hold the version `name`; requests in flight are not disturbed. A no-op if held already.
+
+        Raises:
+            InvalidAdapter: it cannot be applied in full on this base.
+        """
+
+    async def unload(self, name: str) -> None:
+        """Forget the version `name` once no request uses it."""
+
+    def loaded(self) -> frozenset[str]:
+        """The versions held now."""
+
+    def generate(self, request: GenerationRequest) -> AsyncIterator[Chunk]:
+        """Answer token by token. Closing the iterator cancels the request.
+
+        Raises:
+            DoesNotFit: the prompt and `max_tokens` exceed `max_context`.
+            EngineError: the request failed; others go on.
+        """
