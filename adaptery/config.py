@@ -1,0 +1,182 @@
+"""Configuration from six places into one frozen value, each field knowing where it came from.
+
+Flags win over `--set`, then environment, file, preset and default. A layer is a nested mapping
+with an origin; `resolve` lays them over one another and lets pydantic check the result.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from adaptery.errors import ConfigError, join, suggest
+
+ENVIRONMENT_PREFIX = "ADAPTERS_"
+
+
+class Config(BaseModel):
+    """A frozen group of options; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+C = TypeVar("C", bound=Config)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Values from one place. `origins` names the place for each dotted key."""
+
+    values: Mapping[str, Any]
+    origins: Mapping[str, str]
+
+    @classmethod
+    def of(cls, dotted: Mapping[str, Any], origin: str) -> "Layer":
+        """A layer of `{"training.seed": 1}`, every value from the same place."""
+        values: dict[str, Any] = {}
+        for key, value in dotted.items():
+            *groups, last = key.split(".")
+            group = values
+            for name in groups:
+                group = group.setdefault(name, {})
+            group[last] = value
+        return cls(values, dict.fromkeys(dotted, origin))
+
+
+@dataclass(frozen=True)
+class Resolved(Generic[C]):
+    """A checked configuration and, for every dotted key that is not a default, its origin."""
+
+    value: C
+    origins: Mapping[str, str]
+
+
+def read_file(path: Path) -> Layer:
+    """The layer of a YAML file.
+
+    Raises:
+        ConfigError: it cannot be read, or is not a YAML mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"The configuration file {path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"The configuration file {path} must be a mapping of option names to values.")
+    return Layer(values, dict.fromkeys(dotted_keys(values), f"file {path}"))
+
+
+def read_assignments(assignments: Iterable[str]) -> Layer:
+    """The layer of `--set training.learning_rate=1e-4` flags; values are read as YAML.
+
+    Raises:
+        ConfigError: one of them is not KEY=VALUE.
+    """
+    dotted = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {text!r} is not KEY=VALUE, such as training.learning_rate=1e-4.")
+        try:
+            dotted[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {text!r}: the value cannot be read: {error}") from error
+    return Layer.of(dotted, "--set")
+
+
+def read_environment(schema: type[Config], environment: Mapping[str, str] = os.environ) -> Layer:
+    """The layer of variables such as `ADAPTERS_TRAINING_SEED`, one per field of `schema`.
+
+    Raises:
+        ConfigError: a variable names a group of `schema` but no field in it.
+    """
+    variables = {environment_name(key): key for key in fields_of(schema)}
+    groups = tuple(environment_name(key) + "_" for key in schema.model_fields if group_of(schema, key))
+    dotted, origins = {}, {}
+    for name, value in environment.items():
+        if name in variables:
+            dotted[variables[name]] = yaml.safe_load(value)
+            origins[variables[name]] = f"environment {name}"
+        elif name.startswith(groups):
+            raise ConfigError(f"The variable {name} sets no option. {suggest(name, variables)}")
+    return Layer(Layer.of(dotted, "").values, origins)
+
+
+def resolve(schema: type[C], layers: Sequence[Layer]) -> Resolved[C]:
+    """Lay `layers` over one another, the last one on top, and check the result.
+
+    Raises:
+        ConfigError: naming key, value, origin and what is allowed, for every wrong one.
+    """
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for layer in layers:
+        merged = overlay(merged, layer.values)
+        origins |= layer.origins
+    try:
+        return Resolved(schema.model_validate(merged), origins)
+    except ValidationError as error:
+        raise ConfigError(explain(error, schema, origins)) from error
+
+
+def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Both mappings, nested ones merged, `above` winning."""
+    result = dict(below)
+    for key, value in above.items():
+        under = result.get(key)
+        both = isinstance(value, Mapping) and isinstance(under, Mapping)
+        result[key] = overlay(under, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def explain(error: ValidationError, schema: type[Config], origins: Mapping[str, str]) -> str:
+    """pydantic's findings as sentences."""
+    return "\n".join(explain_one(dict(item), schema, origins) for item in error.errors())
+
+
+def explain_one(item: Mapping[str, Any], schema: type[Config], origins: Mapping[str, str]) -> str:
+    key = ".".join(str(part) for part in item["loc"] if not str(part).startswith("function-"))
+    origin = next((f" (from {origins[k]})" for k in origins if key == k or key.startswith(k + ".")), "")
+    if item["type"] == "extra_forbidden":
+        known = list(fields_of(schema))
+        return join(f"There is no option {key!r}{origin}.", suggest(key, known))
+    if item["type"] == "missing":
+        return f"The option {key!r} is missing: give it as a flag, with --set {key}=… or in the file."
+    message = item["msg"].removeprefix("Value error, ")
+    return f"The option {key!r} cannot be {item['input']!r}{origin}: {message[0].lower()}{message[1:]}."
+
+
+def fields_of(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of every field, groups opened."""
+    for name in schema.model_fields:
+        group = group_of(schema, name)
+        if group:
+            yield from fields_of(group, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def group_of(schema: type[BaseModel], name: str) -> type[BaseModel] | None:
+    """The nested model behind a field, if it is one."""
+    annotation = schema.model_fields[name].annotation
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def dotted_keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of a nested mapping's leaves."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from dotted_keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def environment_name(key: str) -> str:
+    return ENVIRONMENT_PREFIX + key.replace(".", "_").upper()

@@ -1,0 +1,120 @@
+"""Conversations, and reading them from chat `messages` in JSON Lines."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adaptery.errors import DataError
+from adaptery.types import canonical_json
+
+ROLES = ("system", "user", "assistant", "tool")
+MOST_FINDINGS = 5  # how many defects a message lists before it counts the rest
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A chat whose assistant turns are to be learned, and where it stands."""
+
+    messages: tuple[Message, ...]
+    origin: str
+    """File and line, for messages to the user."""
+
+    def as_dicts(self) -> list[dict[str, str]]:
+        """What chat templates take."""
+        return [{"role": m.role, "content": m.content} for m in self.messages]
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """All before the last assistant turn."""
+        last = max(i for i, m in enumerate(self.messages) if m.role == "assistant")
+        return self.messages[:last]
+
+    @property
+    def answer(self) -> str:
+        """The last assistant turn."""
+        return next(m.content for m in reversed(self.messages) if m.role == "assistant")
+
+
+def read_messages(path: Path) -> list[Conversation]:
+    """Read JSON Lines whose rows are `{"messages": [{"role": …, "content": …}, …]}`.
+
+    Raises:
+        DataError: the file cannot be read or is empty, or rows are malformed; the message names
+            file, line and what is wrong for the first few, and counts the rest.
+    """
+    rows: list[Conversation] = []
+    findings: list[str] = []
+    for number, line in enumerate(read_lines(path), 1):
+        if not line.strip():
+            continue
+        origin = f"{path}:{number}"
+        try:
+            rows.append(Conversation(parse_row(line), origin))
+        except ValueError as error:
+            findings.append(f"{origin}: {error}")
+    if findings:
+        raise DataError(summarize(f"{len(findings)} malformed row(s) in {path}:", findings))
+    if not rows:
+        raise DataError(f"{path} holds no rows.")
+    return rows
+
+
+def read_lines(path: Path) -> list[str]:
+    try:
+        # splitlines() would also split at U+2028 and the like, which may stand inside JSON strings.
+        return path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"The data file {path} cannot be read: {error}") from error
+
+
+def parse_row(line: str) -> tuple[Message, ...]:
+    """One row. Raises `ValueError` with what is wrong in words."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error}).") from error
+    if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
+        raise ValueError('expected an object with a list "messages".')
+    messages = tuple(parse_message(message) for message in row["messages"])
+    if not messages or messages[-1].role != "assistant":
+        raise ValueError("the last message must be the assistant's, the answer to learn.")
+    if not any(message.role == "user" for message in messages):
+        raise ValueError("no message has the role 'user'.")
+    return messages
+
+
+def parse_message(message: Any) -> Message:
+    if not isinstance(message, dict):
+        raise ValueError("every message must be an object with role and content.")
+    role, content = message.get("role"), message.get("content")
+    if role not in ROLES:
+        raise ValueError(f"role {role!r} is none of {', '.join(ROLES)}.")
+    if not isinstance(content, str):
+        raise ValueError(f"the content of a {role} message must be text, not {type(content).__name__}.")
+    if role == "assistant" and not content.strip():
+        raise ValueError("an assistant message is empty.")
+    return Message(role, content)
+
+
+def summarize(title: str, findings: list[str]) -> str:
+    """A title, the first few findings a line each, and the number of the others."""
+    more = len(findings) - MOST_FINDINGS
+    lines = [title, *(f"  {finding}" for finding in findings[:MOST_FINDINGS])]
+    return "\n".join([*lines, f"  … and {more} more."] if more > 0 else lines)
+
+
+def data_digest(rows: Iterable[Conversation]) -> str:
+    """SHA-256 of the conversations in order, whatever file or format they came from."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(canonical_json(row.as_dicts()) + b"\n")
+    return digest.hexdigest()
