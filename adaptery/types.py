@@ -187,12 +187,17 @@ class Manifest(Value):
     @property
     def digest(self) -> str:
         """SHA-256 of `canonical()`, in hexadecimal."""
-        return hashlib.sha256(self.canonical()).hexdigest()
+        return sha256_of(self.canonical())
 
     @property
     def size(self) -> int:
         """Bytes of all files together."""
         return sum(file.size for file in self.files)
+
+
+def sha256_of(content: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def canonical_json(value: Any) -> bytes:

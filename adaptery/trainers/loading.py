@@ -1,0 +1,75 @@
+"""The model that is trained: the base as the method wants it, with a fresh adapter."""
+
+from typing import TYPE_CHECKING, Any
+
+from adaptery.base_model import LocalBase
+from adaptery.errors import ConfigError, DoesNotFit
+from adaptery.trainers.config import RunConfig
+from adaptery.trainers.method import AdapterPlan, Method
+from adaptery.trainers.targets import resolve_targets
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+
+def precision(wanted: str) -> "torch.dtype":
+    """The arithmetic for `bf16`, `fp32` or `auto`: bf16 where the hardware multiplies it natively."""
+    import torch
+
+    if wanted == "auto":
+        fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else cpu_has_bf16()
+        wanted = "bf16" if fast else "fp32"
+    return torch.bfloat16 if wanted == "bf16" else torch.float32
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this processor has AMX or AVX-512 BF16."""
+    import torch
+
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def load_base(base: LocalBase, method: Method, config: RunConfig) -> "PreTrainedModel":
+    """The base with frozen weights, quantized if the method says so.
+
+    Raises:
+        DoesNotFit: there is not enough memory for it.
+        ConfigError: the base is no causal language model that transformers knows.
+    """
+    import torch
+    from peft import prepare_model_for_kbit_training
+    from transformers import AutoModelForCausalLM
+
+    quantization = method.quantization()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    arguments: dict[str, Any] = {"dtype": precision(config.training.precision), "device_map": {"": device}}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base.directory, quantization_config=quantization, **arguments
+        )
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise DoesNotFit(f"The base model {base.identity.id} does not fit into memory: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"The base model {base.identity.id} cannot be trained: {error}") from error
+    model.config.use_cache = False
+    if quantization:
+        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return model.requires_grad_(False)
+
+
+def add_adapter(
+    model: "PreTrainedModel", method: Method, config: RunConfig, total_steps: int
+) -> "PeftModel":
+    """Put a fresh adapter on the base; its parameters are fp32 and the only trainable ones."""
+    from peft import get_peft_model
+
+    targets = resolve_targets(model, config.lora.targets)
+    plan = AdapterPlan(config.lora, targets, total_steps, config.training.seed)
+    model.enable_input_require_grads() if config.training.gradient_checkpointing else None
+    adapted = get_peft_model(model, method.peft_config(plan))
+    if config.training.gradient_checkpointing:
+        adapted.gradient_checkpointing_enable({"use_reentrant": False})
+    return adapted

@@ -1,0 +1,97 @@
+"""What a training method says about itself: only what differs from plain LoRA.
+
+A plugin subclasses `Method`; the one training path in `train.py` calls it. Heavy libraries are
+imported inside the methods, so that listing the methods loads none of them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from adaptery.config import Config, Layer, resolve
+from adaptery.trainers.config import LoraSettings, TrainingConfig
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftConfig, PeftModel
+    from transformers import BitsAndBytesConfig
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterPlan:
+    """What the adapter is to be, with everything resolved against the base and the data.
+
+    `targets` are module names as PEFT takes them; `total_steps` counts optimizer steps.
+    """
+
+    lora: LoraSettings
+    targets: list[str] | str
+    total_steps: int
+    seed: int
+
+    def lora_arguments(self) -> dict[str, Any]:
+        """What every `LoraConfig` is made of."""
+        return {
+            "r": self.lora.r,
+            "lora_alpha": self.lora.alpha,
+            "lora_dropout": self.lora.dropout,
+            "target_modules": self.targets,
+            "task_type": "CAUSAL_LM",
+        }
+
+
+class Method:
+    """Plain LoRA (arXiv:2106.09685), and the base of every other method."""
+
+    Options: ClassVar[type[Config]] = Config
+    """The method's own options, `options` in a run's configuration."""
+
+    learning_rate: ClassVar[float] = 2e-4
+    """The peak rate where the run gives none."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        """Raises `ConfigError` for an option that the method does not have."""
+        layer = Layer(options, {key: "options" for key in options})
+        self.options = resolve(self.Options, [layer]).value
+
+    def quantization(self) -> "BitsAndBytesConfig | None":
+        """How the base is quantized while loading, if it is."""
+        return None
+
+    def peft_config(self, plan: AdapterPlan) -> "PeftConfig":
+        """PEFT's configuration of the adapter."""
+        from peft import LoraConfig
+
+        return LoraConfig(**plan.lora_arguments())
+
+    def optimizer(
+        self, model: "PeftModel", rate: float, training: TrainingConfig
+    ) -> "torch.optim.Optimizer":
+        """AdamW over the trainable parameters."""
+        import torch
+
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=training.weight_decay)
+
+    def penalty(self, model: "PeftModel") -> "torch.Tensor | None":
+        """A term that is added to the loss, a scalar tensor, if the method has one."""
+        return None
+
+    def after_step(self, model: "PeftModel", step: int) -> None:
+        """Called after optimizer step `step` (from 1), gradients still there."""
+
+    def state(self, model: "PeftModel") -> dict[str, Any]:
+        """What a checkpoint must keep beside weights and optimizer: tensors, numbers, strings."""
+        return {}
+
+    def restore(self, model: "PeftModel", state: dict[str, Any]) -> None:
+        """Undo `state`."""
+
+    def bake(self, model: "PeftModel", directory: Path) -> None:
+        """Write the trained adapter into `directory` as plain LoRA in PEFT's format, exactly.
+
+        Raises:
+            VerificationError: the method did not do what it is for.
+        """
+        model.save_pretrained(directory, safe_serialization=True)
