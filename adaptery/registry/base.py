@@ -28,7 +28,7 @@ class Registry(ABC):
     @classmethod
     @abstractmethod
     def open(cls, url: str, hooks: LifecycleHooks | None = None) -> Self:
-        """Open the registry at `url`; a directory that is not there yet is made on first publish."""
+        """Open the registry at `url`; a directory that is not there is made on first publish."""
 
     @abstractmethod
     def publish(
@@ -42,7 +42,8 @@ class Registry(ABC):
         """Keep `package` as the next version of `name`, or as `number` where it came with one.
 
         Publishing what `name` already holds (the same manifest digest) returns that version. The
-        first version of a name also becomes `live`.
+        first version of a name also becomes `live`: its one `PUBLISHED` event carries the alias,
+        unless a `before_promote` hook objects; then the event's reason says why it does not.
 
         Raises:
             InvalidName: `name` breaks the grammar.
@@ -102,7 +103,7 @@ class Registry(ABC):
     def rollback(
         self, name: str, alias: str = LIVE, *, to: int | None = None, reason: str = ""
     ) -> Event:
-        """Let `alias` mean again what it meant before, or version `to`. A new event; nothing is lost.
+        """Let `alias` mean again what it meant before, or version `to`: a new event, not a delete.
 
         Repeated rollbacks walk further back through the promotions, not to and fro.
 

@@ -1,0 +1,1 @@
+"""Versions, aliases and their history: kept in a directory (`local`) or on the Hub (`hub`)."""

@@ -1,0 +1,149 @@
+"""Bytes kept under their SHA-256, and directories of them that engines can read.
+
+::
+
+    blobs/sha256/ab/abcd…   mode 0444, written once
+    checkouts/<digest>/     a version's files under their names, hard links to blobs
+    tmp/                    what is not finished; nothing ever refers to it
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from adaptery.errors import CorruptFile
+from adaptery.registry.digests import mismatch, sha256
+from adaptery.types import FileEntry
+
+_CHUNK = 1 << 20
+
+
+class BlobStore:
+    """A directory of blobs. Nothing in it is ever changed in place."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        # (device, inode, mtime in ns, size) -> SHA-256: a file that has not been touched since
+        # this process hashed it is not hashed again.
+        self._hashed: dict[tuple[int, int, int, int], str] = {}
+
+    def path(self, digest: str) -> Path:
+        """Where the blob with this SHA-256 lies, whether it is there or not."""
+        return self._root / "blobs" / "sha256" / digest[:2] / digest
+
+    def add(self, source: Path, digest: str) -> Path:
+        """Keep a copy of `source` under `digest`, on disk for good when this returns.
+
+        A blob that is there but no longer intact is replaced.
+
+        Raises:
+            CorruptFile: the bytes of `source` do not have this SHA-256; nothing is kept.
+        """
+        target = self.path(digest)
+        with self.staging() as staging:
+            staged = staging / digest
+            _copy(source, staged, digest)
+            if not self.has(digest):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(staged, target)
+                for directory in (target.parent, *target.parent.parents[:3]):
+                    fsync(directory)
+        return target
+
+    def has(self, digest: str) -> bool:
+        """Whether the blob is there and intact."""
+        try:
+            return self._digest(self.path(digest)) == digest
+        except FileNotFoundError:
+            return False
+
+    def checkout(self, digest: str, files: Sequence[FileEntry]) -> Path:
+        """The directory for the manifest `digest`, which holds exactly `files`.
+
+        Raises:
+            CorruptFile: a blob is gone or no longer has its digest.
+        """
+        for file in files:
+            self._verify(file)
+        target = self._root / "checkouts" / digest
+        if not self._links(target, files):
+            self._link(target, files)
+        return target
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """A fresh directory on the same file system, gone afterwards."""
+        parent = self._root / "tmp"
+        parent.mkdir(parents=True, exist_ok=True)
+        directory = Path(tempfile.mkdtemp(dir=parent))
+        try:
+            yield directory
+        finally:
+            shutil.rmtree(directory)
+
+    def _verify(self, file: FileEntry) -> None:
+        path = self.path(file.sha256)
+        try:
+            actual = self._digest(path)
+        except FileNotFoundError as error:
+            raise CorruptFile(f"{path}, which holds {file.path}, is gone.") from error
+        if actual != file.sha256:
+            raise CorruptFile(mismatch(f"{path}, which holds {file.path},", file.sha256, actual))
+
+    def _digest(self, path: Path) -> str:
+        status = path.stat()
+        key = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+        if key not in self._hashed:
+            self._hashed[key] = sha256(path)
+        return self._hashed[key]
+
+    def _links(self, target: Path, files: Sequence[FileEntry]) -> bool:
+        """Whether `target` holds exactly `files`, each the very file that the blob is."""
+        try:
+            return set(os.listdir(target)) == {file.path for file in files} and all(
+                (target / file.path).samefile(self.path(file.sha256)) for file in files
+            )
+        except FileNotFoundError:
+            return False
+
+    def _link(self, target: Path, files: Sequence[FileEntry]) -> None:
+        target.parent.mkdir(exist_ok=True)
+        with self.staging() as staging:
+            fresh = staging / "fresh"
+            fresh.mkdir()
+            for file in files:
+                os.link(self.path(file.sha256), fresh / file.path)
+            try:
+                os.rename(fresh, target)
+            except OSError:
+                if self._links(target, files):
+                    return  # Somebody else built it in the meantime.
+                os.rename(target, staging / "stale")
+                os.rename(fresh, target)
+
+
+def _copy(source: Path, target: Path, digest: str) -> None:
+    """Copy and hash in one pass; `target` is durable and read-only afterwards."""
+    hashed = hashlib.sha256()
+    with source.open("rb") as reader, target.open("wb") as writer:
+        while chunk := reader.read(_CHUNK):
+            hashed.update(chunk)
+            writer.write(chunk)
+        writer.flush()
+        os.fchmod(writer.fileno(), 0o444)
+        os.fsync(writer.fileno())
+    if hashed.hexdigest() != digest:
+        raise CorruptFile(mismatch(source, digest, hashed.hexdigest()))
+
+
+def fsync(directory: Path) -> None:
+    """Make the names in `directory` durable, as `os.fsync` does a file's bytes."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

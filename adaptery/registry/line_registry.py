@@ -1,0 +1,163 @@
+"""What the built-in registries have in common: they read a `Line`, and write its next event."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+
+from adaptery.errors import Conflict, PromotionRefused, ReferenceNotFound, join, suggest
+from adaptery.registry.base import Registry
+from adaptery.registry.ingest import check_package
+from adaptery.registry.line import Decide, Line
+from adaptery.types import (
+    LIVE,
+    AdapterPackage,
+    AdapterRef,
+    Event,
+    EventKind,
+    LifecycleHooks,
+    Manifest,
+    Version,
+    check_alias,
+    check_name,
+)
+
+
+class NoHooks:
+    """Nobody objects, nobody is told."""
+
+    def objections(self, version: Version, alias: str) -> Iterable[str]:
+        return ()
+
+    def notify(self, event: Event, version: Version) -> None:
+        return None
+
+
+class LineRegistry(Registry):
+    """The life cycle over four things that a backend brings: names, lines, versions and commit."""
+
+    def __init__(self, url: str, hooks: LifecycleHooks | None) -> None:
+        self.url = url
+        self._hooks = hooks or NoHooks()
+
+    @abstractmethod
+    def _names(self) -> Sequence[str]:
+        """The adapters that there are."""
+
+    @abstractmethod
+    def _line(self, name: str) -> Line:
+        """The adapter's line as it is now; an empty one if there is no such adapter."""
+
+    @abstractmethod
+    def _version(self, line: Line, number: int) -> Version:
+        """A version that `line` has. Raises `CorruptFile` if its manifest lost its digest."""
+
+    @abstractmethod
+    def _commit(
+        self, name: str, decide: Decide, package: AdapterPackage | None = None
+    ) -> Event | None:
+        """Write the event that `decide` wants, and the package's version with it, as one change.
+
+        `decide` is asked with the line as it is at that moment, and again if it changed under us.
+        Returns what was written, None if `decide` wanted nothing.
+        """
+
+    def publish(
+        self,
+        name: str,
+        package: AdapterPackage,
+        *,
+        number: int | None = None,
+        reason: str = "",
+    ) -> Version:
+        check_name(name)
+        check_package(package)
+        digest = package.manifest.digest
+        objections = self._objections_to_first(name, number, package.manifest)
+
+        def decide(line: Line) -> Event | None:
+            if line.held(digest) is not None:
+                return None
+            return line.publication(digest, number, reason, objections)
+
+        event = self._commit(name, decide, package)
+        if event is None:
+            return self.resolve(AdapterRef(name, digest=digest))
+        version = _published(event, package.manifest)
+        self._hooks.notify(event, version)
+        return version
+
+    def resolve(self, ref: AdapterRef) -> Version:
+        line = self._known(ref.name)
+        return self._version(line, line.find(ref))
+
+    def history(self, name: str) -> Sequence[Event]:
+        return self._known(name).events
+
+    def promote(
+        self, ref: AdapterRef, alias: str = LIVE, *, expect: int | None = None, reason: str = ""
+    ) -> Event:
+        check_alias(alias)
+        number = self._known(ref.name).find(ref)
+        return self._move(ref.name, lambda line: line.promotion(number, alias, expect, reason))
+
+    def rollback(
+        self, name: str, alias: str = LIVE, *, to: int | None = None, reason: str = ""
+    ) -> Event:
+        check_alias(alias)
+        return self._move(name, lambda line: line.rollback(alias, to, reason))
+
+    def _move(self, name: str, next_event: Callable[[Line], Event]) -> Event:
+        """Ask the hooks about the next event, then write it if the alias is still where it was."""
+        line = self._known(name)
+        planned = next_event(line)
+        version = self._version(line, planned.number)
+        if planned.kind is EventKind.PROMOTED:
+            self._ask(version, planned.alias or LIVE)
+
+        def decide(line: Line) -> Event:
+            event = next_event(line)
+            if event.generation != planned.generation:
+                raise Conflict(
+                    f"The alias {event.alias!r} of {name} moved to {name}@{event.previous} "
+                    "meanwhile. Look again, and repeat the command if it still makes sense."
+                )
+            return event
+
+        event = self._commit(name, decide)
+        assert event is not None, "decide always wants an event"
+        self._hooks.notify(event, version)
+        return event
+
+    def _ask(self, version: Version, alias: str) -> None:
+        objections = list(self._hooks.objections(version, alias))
+        if objections:
+            raise PromotionRefused(join(f"{version} must not become {alias!r}:", *objections))
+
+    def _objections_to_first(
+        self, name: str, number: int | None, manifest: Manifest
+    ) -> Sequence[str]:
+        """Why the version must not become `live`, if it is the first and so would."""
+        line = self._line(name)
+        if line.digests:
+            return ()
+        event = line.publication(manifest.digest, number, "", ())
+        return tuple(self._hooks.objections(_published(event, manifest), LIVE))
+
+    def _known(self, name: str) -> Line:
+        """The line of an adapter that must be there. Raises `ReferenceNotFound`."""
+        line = self._line(name)
+        if not line.digests:
+            missing = f"There is no adapter {name!r} in {self.url}."
+            raise ReferenceNotFound(join(missing, suggest(name, self._names())))
+        return line
+
+
+def _published(event: Event, manifest: Manifest) -> Version:
+    """The version that a publication makes."""
+    return Version(
+        name=event.adapter,
+        number=event.number,
+        manifest=manifest,
+        digest=manifest.digest,
+        created_at=event.at,
+        created_by=event.actor,
+    )

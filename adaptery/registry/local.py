@@ -1,0 +1,102 @@
+"""The default registry: a directory with a SQLite catalogue and content-addressed blobs.
+
+::
+
+    catalogue.sqlite3       versions, aliases, events: `schema.py`
+    blobs/ checkouts/ tmp/  files: `blobs.py`
+
+Publishing makes every file durable first and then commits one transaction; that commit is the
+publish. Killed before it, a process leaves files that nothing refers to, and no version.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from adaptery.errors import RegistryError
+from adaptery.registry.blobs import BlobStore
+from adaptery.registry.catalogue import Catalogue
+from adaptery.registry.database import Database
+from adaptery.registry.line import Decide, Line
+from adaptery.registry.line_registry import LineRegistry
+from adaptery.types import AdapterPackage, AdapterRef, Alias, Event, LifecycleHooks, Version
+
+
+class LocalRegistry(LineRegistry):
+    """Versions of adapters in a directory, which is made on the first publish."""
+
+    def __init__(self, root: Path, hooks: LifecycleHooks | None = None) -> None:
+        super().__init__(str(root), hooks)
+        self._root = root
+        self._blobs = BlobStore(root)
+        self._opened: Catalogue | None = None
+
+    @classmethod
+    def open(cls, url: str, hooks: LifecycleHooks | None = None) -> Self:
+        """Open the registry in the directory `url`, a path or `file://` and a path."""
+        return cls(Path(url.removeprefix("file://")).expanduser().absolute(), hooks)
+
+    def resolve(self, ref: AdapterRef) -> Version:
+        catalogue = self._catalogue()
+        version = catalogue.resolve(ref) if catalogue else None
+        # The long way finds nothing either, but says what there is.
+        return version or super().resolve(ref)
+
+    def materialize(self, version: Version) -> Path:
+        with self._writing():
+            return self._blobs.checkout(version.digest, version.manifest.files)
+
+    def versions(self, name: str | None = None) -> Sequence[Version]:
+        catalogue = self._catalogue()
+        return catalogue.versions(name) if catalogue else ()
+
+    def aliases(self, name: str | None = None) -> Sequence[Alias]:
+        catalogue = self._catalogue()
+        return catalogue.aliases(name) if catalogue else ()
+
+    def _names(self) -> Sequence[str]:
+        catalogue = self._catalogue()
+        return catalogue.names() if catalogue else ()
+
+    def _line(self, name: str) -> Line:
+        catalogue = self._catalogue()
+        return catalogue.line(name) if catalogue else Line(name)
+
+    def _version(self, line: Line, number: int) -> Version:
+        return self._made_catalogue().version(line.name, number)
+
+    def _commit(
+        self, name: str, decide: Decide, package: AdapterPackage | None = None
+    ) -> Event | None:
+        if package is None:
+            return self._made_catalogue().commit(name, decide, None)
+        with self._writing():
+            for file in package.manifest.files:
+                self._blobs.add(package.directory / file.path, file.sha256)
+        return self._made_catalogue().commit(name, decide, package.manifest)
+
+    def _catalogue(self) -> Catalogue | None:
+        """The catalogue, if somebody has published here by now."""
+        path = self._root / "catalogue.sqlite3"
+        if self._opened is None and path.is_file():
+            self._opened = Catalogue(Database(path))
+        return self._opened
+
+    def _made_catalogue(self) -> Catalogue:
+        """The catalogue, made now if there is none."""
+        catalogue = self._catalogue()
+        if catalogue is None:
+            with self._writing(), self._blobs.staging() as staging:
+                Database.create(self._root / "catalogue.sqlite3", staging)
+            catalogue = self._catalogue()
+        assert catalogue is not None, "it was made just now"
+        return catalogue
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn what the file system refuses into a sentence."""
+        try:
+            yield
+        except OSError as error:
+            raise RegistryError(f"The registry {self._root} cannot be written: {error}.") from error
