@@ -1,0 +1,1 @@
+"""The plugin contract, the manager, and the built-in plugins."""

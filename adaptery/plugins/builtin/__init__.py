@@ -1,0 +1,1 @@
+"""Built-in plugins: ordinary ones, and the templates that plugin authors copy."""

@@ -1,0 +1,26 @@
+"""The built-in registry backends, by URL scheme."""
+
+from typing import Any
+
+from adaptery import hookimpl
+from adaptery.plugins.specs import Spec
+
+
+@hookimpl
+def registry_backends() -> list[Spec]:
+    return [
+        Spec("directory", "a folder: SQLite catalogue and content-addressed blobs", directory),
+        Spec("hf", "the Hugging Face Hub: hf://ORG, a repository per adapter", hub),
+    ]
+
+
+def directory() -> Any:
+    from adaptery.registry.local import LocalRegistry
+
+    return LocalRegistry
+
+
+def hub() -> Any:
+    from adaptery.registry.hub import HubRegistry
+
+    return HubRegistry
