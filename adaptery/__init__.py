@@ -1,4 +1,4 @@
-"""One tool carries a LoRA adapter through its whole life: train, version, serve, roll back, merge."""
+"""Carries a LoRA adapter through its whole life: train, version, serve, roll back, merge."""
 
 import importlib.metadata
 from typing import TYPE_CHECKING, Any

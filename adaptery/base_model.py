@@ -48,7 +48,9 @@ class LocalBase:
     def tokenizer_digest(self) -> str:
         """SHA-256 over vocabulary, merges and special tokens, however the files are laid out."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        content = backend.to_str() if backend else json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
+        content = (
+            backend.to_str() if backend else json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
+        )
         return hashlib.sha256(content.encode()).hexdigest()
 
     def require(self, manifest: Manifest, who: str) -> None:
@@ -84,7 +86,10 @@ def open_base(base: str, revision: str | None = None) -> LocalBase:
     if path.is_dir():
         directory, commit = path, None
     elif looks_like_a_path(base):
-        raise BaseNotFound(f"There is no directory {base!r}. Give a directory or a Hub id such as Qwen/Qwen2.5-0.5B-Instruct.")
+        raise BaseNotFound(
+            f"There is no directory {base!r}. Give a directory, or a Hub id such as "
+            "Qwen/Qwen2.5-0.5B-Instruct."
+        )
     else:
         directory, commit = download(base, revision)
     digest = base_digest(directory)
@@ -123,7 +128,9 @@ def base_digest(directory: Path) -> str:
     """
     shards = sorted(directory.glob("*.safetensors"))
     if not shards:
-        raise BaseNotFound(f"{directory} holds no *.safetensors file, so it is no base model that can be used.")
+        raise BaseNotFound(
+            f"{directory} holds no *.safetensors file, so it is no base model that can be used."
+        )
     config = {key: value for key, value in read_config(directory).items() if key not in INCIDENTAL}
     tensors: dict[str, list[Any]] = {}
     for shard in shards:
@@ -135,7 +142,9 @@ def read_config(directory: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BaseNotFound(f"{directory} is no base model: its config.json cannot be read ({error}).") from error
+        raise BaseNotFound(
+            f"{directory} is no base model: its config.json cannot be read ({error})."
+        ) from error
     return config
 
 

@@ -66,7 +66,9 @@ def read_file(path: Path) -> Layer:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"The configuration file {path} cannot be read: {error}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"The configuration file {path} must be a mapping of option names to values.")
+        raise ConfigError(
+            f"The configuration file {path} must be a mapping of option names to values."
+        )
     return Layer(values, dict.fromkeys(dotted_keys(values), f"file {path}"))
 
 
@@ -80,7 +82,9 @@ def read_assignments(assignments: Iterable[str]) -> Layer:
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise ConfigError(f"--set {text!r} is not KEY=VALUE, such as training.learning_rate=1e-4.")
+            raise ConfigError(
+                f"--set {text!r} is not KEY=VALUE, such as training.learning_rate=1e-4."
+            )
         try:
             dotted[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
@@ -95,7 +99,9 @@ def read_environment(schema: type[Config], environment: Mapping[str, str] = os.e
         ConfigError: a variable names a group of `schema` but no field in it.
     """
     variables = {environment_name(key): key for key in fields_of(schema)}
-    groups = tuple(environment_name(key) + "_" for key in schema.model_fields if group_of(schema, key))
+    groups = tuple(
+        environment_name(key) + "_" for key in schema.model_fields if group_of(schema, key)
+    )
     dotted, origins = {}, {}
     for name, value in environment.items():
         if name in variables:
@@ -140,14 +146,19 @@ def explain(error: ValidationError, schema: type[Config], origins: Mapping[str, 
 
 def explain_one(item: Mapping[str, Any], schema: type[Config], origins: Mapping[str, str]) -> str:
     key = ".".join(str(part) for part in item["loc"] if not str(part).startswith("function-"))
-    origin = next((f" (from {origins[k]})" for k in origins if key == k or key.startswith(k + ".")), "")
+    origin = next(
+        (f" (from {origins[k]})" for k in origins if key == k or key.startswith(k + ".")), ""
+    )
     if item["type"] == "extra_forbidden":
         known = list(fields_of(schema))
         return join(f"There is no option {key!r}{origin}.", suggest(key, known))
     if item["type"] == "missing":
-        return f"The option {key!r} is missing: give it as a flag, with --set {key}=… or in the file."
+        return (
+            f"The option {key!r} is missing: give it as a flag, with --set {key}=… or in the file."
+        )
     message = item["msg"].removeprefix("Value error, ")
-    return f"The option {key!r} cannot be {item['input']!r}{origin}: {message[0].lower()}{message[1:]}."
+    value = item["input"]
+    return f"The option {key!r} cannot be {value!r}{origin}: {message[0].lower()}{message[1:]}."
 
 
 def fields_of(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -129,7 +129,7 @@ class Interrupted(AdapteryError):
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """The way out of a misspelling: the nearest known name and all of them, or that there is none."""
+    """The way out of a misspelling: the nearest known name and all, or that there is none."""
     names = sorted(known)
     if not names:
         return "There is none yet."

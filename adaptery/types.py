@@ -118,7 +118,11 @@ class RemoteRef:
 
     def __str__(self) -> str:
         number = self.ref.number
-        return f"{self.registry}/{self.ref.name}@v{number}" if number else f"{self.registry}/{self.ref}"
+        return (
+            f"{self.registry}/{self.ref.name}@v{number}"
+            if number
+            else f"{self.registry}/{self.ref}"
+        )
 
 
 class Value(BaseModel):

@@ -104,7 +104,7 @@ def as_chat(document: str, titles: list[str], rng: random.Random) -> str:
 def epoch_tokens(
     tokenizer: PreTrainedTokenizerFast, documents: list[str], rng: random.Random
 ) -> torch.Tensor:
-    """One epoch as a single stream: every document plain and as a chat, shuffled. Shape (tokens,)."""
+    """One epoch as a stream of shape (tokens,): every document plain and as a chat, shuffled."""
     titles = [document.partition("\n")[0] for document in documents]
     texts = [*documents, *(as_chat(document, titles, rng) for document in documents)]
     rng.shuffle(texts)
@@ -130,7 +130,9 @@ def loss_of(model: Qwen2ForCausalLM, batch: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def perplexity(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> float:
+def perplexity(
+    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: list[str]
+) -> float:
     """Per-token perplexity over the texts as one stream, in windows of CONTEXT tokens."""
     model.eval()
     device = next(model.parameters()).device
@@ -141,7 +143,7 @@ def perplexity(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, text
 
 
 def optimizers(model: Qwen2ForCausalLM, rate: float, decay: float) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan 2024, scaled as in arXiv:2502.16982) for the layers' matrices, AdamW for the rest."""
+    """Muon (Jordan 2024, scaled as in arXiv:2502.16982) for the layers, AdamW for the rest."""
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     others = [p for p in model.parameters() if not any(p is matrix for matrix in matrices)]
     return [
@@ -169,13 +171,18 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
     )
     model = Qwen2ForCausalLM(config)
     model.generation_config.update(
-        eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id], pad_token_id=tokenizer.pad_token_id
+        eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id],
+        pad_token_id=tokenizer.pad_token_id,
     )
     return model
 
 
 def save(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, output: Path, held_out: list[str], **facts: object
+    model: Qwen2ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    output: Path,
+    held_out: list[str],
+    **facts: object,
 ) -> None:
     """Write the model in bf16 with its tokenizer, and `recipe.json` with what was measured."""
     plain = copy.deepcopy(model).to(torch.bfloat16)
@@ -199,7 +206,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--batch", type=int, default=16, help=f"sequences of {CONTEXT} tokens in a step")
+    parser.add_argument(
+        "--batch", type=int, default=16, help=f"sequences of {CONTEXT} tokens in a step"
+    )
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--weight-decay", type=float, default=0.1)
     parser.add_argument("--vocabulary", type=int, default=6144)
@@ -240,7 +249,8 @@ def main() -> None:
         last = step in (steps, options.max_steps)
         if step % 100 == 0 or last:
             print(
-                f"step {step}/{steps}  loss {loss.item():.3f}  {tokens / seconds:,.0f} tokens/s  {seconds:.0f} s",
+                f"step {step}/{steps}  loss {loss.item():.3f}  "
+                f"{tokens / seconds:,.0f} tokens/s  {seconds:.0f} s",
                 flush=True,
             )
         if step % (steps_per_epoch // 2) == 0 or last:

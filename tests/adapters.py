@@ -32,7 +32,9 @@ def make_adapter(
     """
     directory.mkdir(parents=True, exist_ok=True)
     write_weights(directory, lora_tensors(modules, r, width, seed))
-    write_config(directory, r=r, target_modules=sorted({m.split(".")[-1] for m in modules}), **config)
+    write_config(
+        directory, r=r, target_modules=sorted({m.split(".")[-1] for m in modules}), **config
+    )
     return package(directory, base=base, seed=seed, metrics=dict(metrics or {}))
 
 
@@ -75,6 +77,4 @@ def write_config(directory: Path, **config: Any) -> None:
 def package(directory: Path, *, base: BaseIdentity = BASE, **manifest: Any) -> AdapterPackage:
     """What is in `directory` now, with a manifest that names it."""
     files = build_files(directory)
-    return AdapterPackage(
-        directory, Manifest(files=files, base=base, method="lora", **manifest)
-    )
+    return AdapterPackage(directory, Manifest(files=files, base=base, method="lora", **manifest))

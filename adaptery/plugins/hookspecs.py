@@ -20,7 +20,7 @@ hookspec = pluggy.HookspecMarker("adapters")
 
 @hookspec
 def training_methods() -> "Iterable[Spec]":  # type: ignore[empty-body]
-    """Ways to train an adapter; `load()` returns a subclass of `adaptery.trainers.method.Method`."""
+    """Ways to train an adapter; `load()` returns an `adaptery.trainers.method.Method` class."""
 
 
 @hookspec

@@ -68,7 +68,9 @@ class PluginManager:
         self.owners: dict[int, str] = {}
         for name in BUILTIN_PLUGINS:
             self.register(importlib.import_module(f"adaptery.plugins.builtin.{name}"), BUILTIN)
-        found = importlib.metadata.entry_points(group=GROUP) if entry_points is None else entry_points
+        found = (
+            importlib.metadata.entry_points(group=GROUP) if entry_points is None else entry_points
+        )
         for entry_point in found:
             self.register_entry_point(entry_point)
 
@@ -110,7 +112,9 @@ class PluginManager:
         """
         known = self.registered(hook)
         if name not in known:
-            raise UnknownName(KINDS[hook], name, known, "`adapters plugins` lists who registers what.")
+            raise UnknownName(
+                KINDS[hook], name, known, "`adapters plugins` lists who registers what."
+            )
         try:
             return known[name].spec.load()
         except ImportError as error:
@@ -129,7 +133,9 @@ class PluginManager:
                 if not isinstance(command, click.Command) or command.name is None:
                     leave_out(owner, TypeError(f"{command!r} is no named click command"))
                 elif command.name in found:
-                    raise PluginError(f"{owner} adds a command {command.name!r} that is there already.")
+                    raise PluginError(
+                        f"{owner} adds a command {command.name!r} that is there already."
+                    )
                 else:
                     found[command.name] = command
         return found
@@ -145,7 +151,7 @@ class PluginManager:
         return backend.open(url, hooks=self)
 
     def objections(self, version: "Version", alias: str) -> list[str]:
-        """Why `alias` must not move to `version`, as plugins see it. A plugin that fails objects."""
+        """Why `alias` must not move to `version`, say plugins. One that fails objects."""
         calls = self.implementations("before_promote", version=version, alias=alias)
         reasons = []
         for owner, call in calls:
@@ -159,11 +165,15 @@ class PluginManager:
 
     def notify(self, event: "Event", version: "Version") -> None:
         """Tell plugins of a change. It has happened, so one that fails is only warned about."""
-        for owner, call in self.implementations(OBSERVERS[event.kind], event=event, version=version):
+        for owner, call in self.implementations(
+            OBSERVERS[event.kind], event=event, version=version
+        ):
             try:
                 call()
             except Exception as error:  # noqa: BLE001 - somebody else's code, after the fact
-                warnings.warn(f"{owner} failed after {event.kind}: {error}", PluginWarning, stacklevel=2)
+                warnings.warn(
+                    f"{owner} failed after {event.kind}: {error}", PluginWarning, stacklevel=2
+                )
 
     def collect(self, hook: str, kind: type[Spec]) -> Iterator[Registered]:
         """Each spec that implementations of `hook` return, with its owner."""
@@ -182,12 +192,17 @@ class PluginManager:
             except Exception as error:  # noqa: BLE001 - one broken plugin must not stop the others
                 leave_out(owner, error)
 
-    def implementations(self, hook: str, **arguments: Any) -> Iterator[tuple[str, Callable[[], Any]]]:
+    def implementations(
+        self, hook: str, **arguments: Any
+    ) -> Iterator[tuple[str, Callable[[], Any]]]:
         """Each implementation of `hook` as an owner and a call, in order of registration."""
         for implementation in getattr(self.pluggy.hook, hook).get_hookimpls():
             wanted = {name: arguments[name] for name in implementation.argnames}
 
-            def call(function: Callable[..., Any] = implementation.function, wanted: dict[str, Any] = wanted) -> Any:
+            def call(
+                function: Callable[..., Any] = implementation.function,
+                wanted: dict[str, Any] = wanted,
+            ) -> Any:
                 return function(**wanted)
 
             yield self.owners[id(implementation.plugin)], call

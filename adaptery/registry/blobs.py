@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from adaptery.errors import CorruptFile
+from adaptery.errors import CorruptFile, RegistryError
 from adaptery.registry.digests import mismatch, sha256
 from adaptery.types import FileEntry
 
@@ -35,10 +35,10 @@ class BlobStore:
         """Where the blob with this SHA-256 lies, whether it is there or not."""
         return self._root / "blobs" / "sha256" / digest[:2] / digest
 
-    def add(self, source: Path, digest: str) -> Path:
+    def add(self, source: Path, digest: str, what: str | None = None) -> None:
         """Keep a copy of `source` under `digest`, on disk for good when this returns.
 
-        A blob that is there but no longer intact is replaced.
+        A blob that is there but no longer intact is replaced. Errors call the source `what`.
 
         Raises:
             CorruptFile: the bytes of `source` do not have this SHA-256; nothing is kept.
@@ -46,13 +46,14 @@ class BlobStore:
         target = self.path(digest)
         with self.staging() as staging:
             staged = staging / digest
-            _copy(source, staged, digest)
+            found = _copy(source, staged)
+            if found != digest:
+                raise CorruptFile(mismatch(what or source, digest, found))
             if not self.has(digest):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(staged, target)
                 for directory in (target.parent, *target.parent.parents[:3]):
                     fsync(directory)
-        return target
 
     def has(self, digest: str) -> bool:
         """Whether the blob is there and intact."""
@@ -67,23 +68,32 @@ class BlobStore:
         Raises:
             CorruptFile: a blob is gone or no longer has its digest.
         """
-        for file in files:
-            self._verify(file)
         target = self._root / "checkouts" / digest
-        if not self._links(target, files):
-            self._link(target, files)
+        with self._sentences():
+            for file in files:
+                self._verify(file)
+            if not self._links(target, files):
+                self._link(target, files)
         return target
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
         """A fresh directory on the same file system, gone afterwards."""
         parent = self._root / "tmp"
-        parent.mkdir(parents=True, exist_ok=True)
-        directory = Path(tempfile.mkdtemp(dir=parent))
+        with self._sentences():
+            parent.mkdir(parents=True, exist_ok=True)
+            directory = Path(tempfile.mkdtemp(dir=parent))
+            try:
+                yield directory
+            finally:
+                shutil.rmtree(directory)
+
+    @contextmanager
+    def _sentences(self) -> Iterator[None]:
         try:
-            yield directory
-        finally:
-            shutil.rmtree(directory)
+            yield
+        except OSError as error:
+            raise RegistryError(f"{self._root} cannot be used: {error}.") from error
 
     def _verify(self, file: FileEntry) -> None:
         path = self.path(file.sha256)
@@ -126,8 +136,8 @@ class BlobStore:
                 os.rename(fresh, target)
 
 
-def _copy(source: Path, target: Path, digest: str) -> None:
-    """Copy and hash in one pass; `target` is durable and read-only afterwards."""
+def _copy(source: Path, target: Path) -> str:
+    """Copy and hash in one pass. `target` is durable and read-only; returns its SHA-256."""
     hashed = hashlib.sha256()
     with source.open("rb") as reader, target.open("wb") as writer:
         while chunk := reader.read(_CHUNK):
@@ -136,8 +146,7 @@ def _copy(source: Path, target: Path, digest: str) -> None:
         writer.flush()
         os.fchmod(writer.fileno(), 0o444)
         os.fsync(writer.fileno())
-    if hashed.hexdigest() != digest:
-        raise CorruptFile(mismatch(source, digest, hashed.hexdigest()))
+    return hashed.hexdigest()
 
 
 def fsync(directory: Path) -> None:

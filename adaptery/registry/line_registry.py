@@ -81,7 +81,7 @@ class LineRegistry(Registry):
         event = self._commit(name, decide, package)
         if event is None:
             return self.resolve(AdapterRef(name, digest=digest))
-        version = _published(event, package.manifest)
+        version = published(event, package.manifest)
         self._hooks.notify(event, version)
         return version
 
@@ -140,7 +140,7 @@ class LineRegistry(Registry):
         if line.digests:
             return ()
         event = line.publication(manifest.digest, number, "", ())
-        return tuple(self._hooks.objections(_published(event, manifest), LIVE))
+        return tuple(self._hooks.objections(published(event, manifest), LIVE))
 
     def _known(self, name: str) -> Line:
         """The line of an adapter that must be there. Raises `ReferenceNotFound`."""
@@ -151,7 +151,7 @@ class LineRegistry(Registry):
         return line
 
 
-def _published(event: Event, manifest: Manifest) -> Version:
+def published(event: Event, manifest: Manifest) -> Version:
     """The version that a publication makes."""
     return Version(
         name=event.adapter,

@@ -9,12 +9,10 @@ Publishing makes every file durable first and then commits one transaction; that
 publish. Killed before it, a process leaves files that nothing refers to, and no version.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from adaptery.errors import RegistryError
 from adaptery.registry.blobs import BlobStore
 from adaptery.registry.catalogue import Catalogue
 from adaptery.registry.database import Database
@@ -44,8 +42,7 @@ class LocalRegistry(LineRegistry):
         return version or super().resolve(ref)
 
     def materialize(self, version: Version) -> Path:
-        with self._writing():
-            return self._blobs.checkout(version.digest, version.manifest.files)
+        return self._blobs.checkout(version.digest, version.manifest.files)
 
     def versions(self, name: str | None = None) -> Sequence[Version]:
         catalogue = self._catalogue()
@@ -71,9 +68,8 @@ class LocalRegistry(LineRegistry):
     ) -> Event | None:
         if package is None:
             return self._made_catalogue().commit(name, decide, None)
-        with self._writing():
-            for file in package.manifest.files:
-                self._blobs.add(package.directory / file.path, file.sha256)
+        for file in package.manifest.files:
+            self._blobs.add(package.directory / file.path, file.sha256)
         return self._made_catalogue().commit(name, decide, package.manifest)
 
     def _catalogue(self) -> Catalogue | None:
@@ -87,16 +83,8 @@ class LocalRegistry(LineRegistry):
         """The catalogue, made now if there is none."""
         catalogue = self._catalogue()
         if catalogue is None:
-            with self._writing(), self._blobs.staging() as staging:
+            with self._blobs.staging() as staging:
                 Database.create(self._root / "catalogue.sqlite3", staging)
             catalogue = self._catalogue()
         assert catalogue is not None, "it was made just now"
         return catalogue
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Turn what the file system refuses into a sentence."""
-        try:
-            yield
-        except OSError as error:
-            raise RegistryError(f"The registry {self._root} cannot be written: {error}.") from error

@@ -7,7 +7,9 @@ from adaptery.trainers.data import summarize
 from adaptery.trainers.encoding import Example
 
 
-def audit(train: Sequence[Example], held_out: Sequence[Example], max_length: int, bos: int | None) -> None:
+def audit(
+    train: Sequence[Example], held_out: Sequence[Example], max_length: int, bos: int | None
+) -> None:
     """Refuse data that would train a wrong model or measure a right one wrongly.
 
     Raises:
@@ -17,8 +19,8 @@ def audit(train: Sequence[Example], held_out: Sequence[Example], max_length: int
     rows = [*train, *held_out]
     refuse(
         [f"{row.origin}: {len(row.ids)} tokens." for row in rows if len(row.ids) > max_length],
-        f"row(s) are longer than data.max_length={max_length}, and cutting them would teach cut-off "
-        "answers. Raise data.max_length, or shorten or drop these rows:",
+        f"row(s) are longer than data.max_length={max_length}, and cutting them would teach "
+        "cut-off answers. Raise data.max_length, or shorten or drop these rows:",
     )
     refuse(
         [row.origin for row in rows if not row.learned],

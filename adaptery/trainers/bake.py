@@ -15,12 +15,16 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
 
-CONFIG, WEIGHTS, TEMPLATE = "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja"
+CONFIG, WEIGHTS, TEMPLATE = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "chat_template.jinja",
+)
 
 
 @dataclass(frozen=True)
 class LowRank:
-    """One layer's update: ΔW = B A, with A of shape (rank, inputs) and B of shape (outputs, rank)."""
+    """One layer's update: ΔW = B A, A of shape (rank, inputs) and B of shape (outputs, rank)."""
 
     a: "torch.Tensor"
     b: "torch.Tensor"
@@ -55,7 +59,7 @@ def write_lora(layers: dict[str, LowRank], directory: Path) -> None:
 
 
 def settle(directory: Path, base: BaseIdentity, template: str) -> None:
-    """Make what was baked reproducible, add the chat template, drop what is no part of a version."""
+    """Make what was baked reproducible, add the chat template, drop what is no part of it."""
     path = directory / CONFIG
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = base.id

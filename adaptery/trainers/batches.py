@@ -42,7 +42,9 @@ def pad(rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_token: int) -> 
     return Batch(ids, mask, positions, labels)
 
 
-def epoch_order(examples: Sequence[Example], size: int, seed: int, epoch: int) -> Iterator[list[Example]]:
+def epoch_order(
+    examples: Sequence[Example], size: int, seed: int, epoch: int
+) -> Iterator[list[Example]]:
     """One epoch's batches: shuffled, then rows of like length together within a window.
 
     Depends on seed and epoch alone, so that a resumed run sees the rows that it would have seen.

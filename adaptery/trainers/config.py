@@ -62,7 +62,9 @@ class TrainingConfig(Config):
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="arithmetic; auto is bf16 where the hardware multiplies it"
     )
-    gradient_checkpointing: bool = Field(False, description="less memory for about a third more time")
+    gradient_checkpointing: bool = Field(
+        False, description="less memory for about a third more time"
+    )
     seed: int = Field(0, description="of initial weights, row order and dropout")
     log_every: Positive = Field(10, description="steps between rows of metrics.jsonl")
     checkpoint_every: Positive = Field(200, description="steps between checkpoints")

@@ -99,7 +99,9 @@ def parse_message(message: Any) -> Message:
     if role not in ROLES:
         raise ValueError(f"role {role!r} is none of {', '.join(ROLES)}.")
     if not isinstance(content, str):
-        raise ValueError(f"the content of a {role} message must be text, not {type(content).__name__}.")
+        raise ValueError(
+            f"the content of a {role} message must be text, not {type(content).__name__}."
+        )
     if role == "assistant" and not content.strip():
         raise ValueError("an assistant message is empty.")
     return Message(role, content)

@@ -48,7 +48,9 @@ class Encoder:
                 "rendered for it. Use the base's instruction-tuned sibling."
             )
         if tokenizer.eos_token_id is None:
-            raise DataError("The base model's tokenizer has no end token, so answers could never end.")
+            raise DataError(
+                "The base model's tokenizer has no end token, so answers could never end."
+            )
         self.tokenizer = tokenizer
 
     def render(self, messages: list[dict[str, str]], *, ask: bool = False) -> str:
@@ -93,9 +95,9 @@ class Encoder:
         after = self.render(messages[: turn + 1])
         if not after.startswith(before) or not text.startswith(after):
             raise DataError(
-                f"{origin}: this base's chat template rewrites earlier turns when later ones follow, "
-                "so what the model learns would not be what it is asked. Split the conversation "
-                "so that it has one assistant turn, or use another base."
+                f"{origin}: this base's chat template rewrites earlier turns when later ones "
+                "follow, so what the model learns would not be what it is asked. Split the "
+                "conversation so that it has one assistant turn, or use another base."
             )
         return len(before), len(after)
 

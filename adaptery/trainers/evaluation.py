@@ -65,9 +65,13 @@ def evaluate(
         answers = [""] * len(examples)
         for indices in by_length(examples, batch_size):
             rows = [examples[index] for index in indices]
-            losses.append(token_losses(model, pad([(r.ids, r.labels) for r in rows], pad_id(tokenizer))))
+            losses.append(
+                token_losses(model, pad([(r.ids, r.labels) for r in rows], pad_id(tokenizer)))
+            )
             if metrics:
-                for index, text in zip(indices, greedy_answers(model, tokenizer, rows), strict=True):
+                for index, text in zip(
+                    indices, greedy_answers(model, tokenizer, rows), strict=True
+                ):
                     answers[index] = text
             watcher.advance(len(rows))
     model.train()
@@ -99,4 +103,4 @@ def greedy_answers(
 def pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     """A token to pad with; masked everywhere, so the end token serves where there is no other."""
     pad_token = tokenizer.pad_token_id
-    return int(tokenizer.eos_token_id if pad_token is None else pad_token)  # type: ignore[arg-type]
+    return int(tokenizer.eos_token_id if pad_token is None else pad_token)

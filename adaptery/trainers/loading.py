@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def precision(wanted: str) -> "torch.dtype":
-    """The arithmetic for `bf16`, `fp32` or `auto`: bf16 where the hardware multiplies it natively."""
+    """The arithmetic for `bf16`, `fp32` or `auto`: bf16 where the hardware has it natively."""
     import torch
 
     if wanted == "auto":
@@ -45,15 +45,22 @@ def load_base(base: LocalBase, method: Method, config: RunConfig) -> "PreTrained
 
     quantization = method.quantization()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    arguments: dict[str, Any] = {"dtype": precision(config.training.precision), "device_map": {"": device}}
+    arguments: dict[str, Any] = {
+        "dtype": precision(config.training.precision),
+        "device_map": {"": device},
+    }
     try:
         model = AutoModelForCausalLM.from_pretrained(
             base.directory, quantization_config=quantization, **arguments
         )
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise DoesNotFit(f"The base model {base.identity.id} does not fit into memory: {error}") from error
+        raise DoesNotFit(
+            f"The base model {base.identity.id} does not fit into memory: {error}"
+        ) from error
     except ValueError as error:
-        raise ConfigError(f"The base model {base.identity.id} cannot be trained: {error}") from error
+        raise ConfigError(
+            f"The base model {base.identity.id} cannot be trained: {error}"
+        ) from error
     model.config.use_cache = False
     if quantization:
         return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)

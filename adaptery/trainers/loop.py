@@ -34,7 +34,9 @@ def count_steps(rows: int, training: TrainingConfig) -> int:
     return min(steps, training.max_steps) if training.max_steps else steps
 
 
-def steps_of(examples: Sequence[Example], training: TrainingConfig, total: int) -> Iterator[list[list[Example]]]:
+def steps_of(
+    examples: Sequence[Example], training: TrainingConfig, total: int
+) -> Iterator[list[list[Example]]]:
     """For every optimizer step its micro-batches."""
     done, epoch = 0, 0
     while True:
@@ -86,17 +88,19 @@ class Loop:
         self.watcher.advance(self.step)
         window = Window()
         with StopSignals() as stop:
-            for number, micro_batches in enumerate(steps_of(examples, self.training, self.total), 1):
+            for number, micro_batches in enumerate(
+                steps_of(examples, self.training, self.total), 1
+            ):
                 if number > self.step:
                     window.add(*self.one_step(number, micro_batches))
-                    self.report(number, window)
+                    window = self.report(number, window)
                 if stop.received:
                     self.save()
                     raise self.interrupted()
         self.save()
 
     def one_step(self, number: int, micro_batches: list[list[Example]]) -> tuple[float, int, float]:
-        """One optimizer step; returns its loss (nats per token), learned tokens and gradient norm."""
+        """One optimizer step: its loss (nats per token), learned tokens and gradient norm."""
         learned = sum(row.learned for rows in micro_batches for row in rows)
         total = 0.0
         for rows in micro_batches:
@@ -122,13 +126,16 @@ class Loop:
         self.step = number
         return total, learned, float(norm)
 
-    def report(self, number: int, window: "Window") -> None:
+    def report(self, number: int, window: "Window") -> "Window":
+        """Show and log figures; returns the window that the next step is averaged in."""
         rate = self.schedule.get_last_lr()[0]
         self.watcher.advance(1, loss=window.loss, learning_rate=rate)
         if number % self.training.log_every == 0 or number == self.total:
-            self.run.append_metrics({"step": number, "learning_rate": rate, **window.close()})
+            self.run.append_metrics({"step": number, "learning_rate": rate, **window.figures()})
+            window = Window()
         if number % self.training.checkpoint_every == 0 and number < self.total:
             self.save()
+        return window
 
     def save(self) -> None:
         """Write a checkpoint from which `load` goes on as if nothing had happened."""
@@ -168,7 +175,7 @@ class Loop:
 
 
 class StopSignals:
-    """Lets the step in hand end before Ctrl-C or SIGTERM stops the run; a second one stops at once."""
+    """Lets the step in hand end before Ctrl-C or SIGTERM stops the run; a second stops at once."""
 
     def __init__(self) -> None:
         self.received = False
@@ -194,7 +201,8 @@ class Window:
     """Averages since the last row of metrics."""
 
     def __init__(self) -> None:
-        self.close()
+        self.losses, self.tokens, self.norm = 0.0, 0, 0.0
+        self.since = time.perf_counter()
 
     def add(self, loss: float, tokens: int, norm: float) -> None:
         self.losses += loss * tokens
@@ -203,17 +211,11 @@ class Window:
 
     @property
     def loss(self) -> float:
-        return self.losses / self.tokens if self.tokens else 0.0
+        return self.losses / max(1, self.tokens)
 
-    def close(self) -> dict[str, float]:
-        """What was gathered, and begin anew."""
-        now = time.perf_counter()
-        figures = {}
-        if getattr(self, "tokens", 0):
-            figures = {
-                "loss": self.loss,
-                "grad_norm": self.norm,
-                "learned_tokens_per_second": self.tokens / (now - self.since),
-            }
-        self.losses, self.tokens, self.norm, self.since = 0.0, 0, 0.0, now
-        return figures
+    def figures(self) -> dict[str, float]:
+        return {
+            "loss": self.loss,
+            "grad_norm": self.norm,
+            "learned_tokens_per_second": self.tokens / (time.perf_counter() - self.since),
+        }

@@ -52,7 +52,7 @@ class Method:
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         """Raises `ConfigError` for an option that the method does not have."""
-        layer = Layer(options, {key: "options" for key in options})
+        layer = Layer(options, dict.fromkeys(options, "options"))
         self.options = resolve(self.Options, [layer]).value
 
     def quantization(self) -> "BitsAndBytesConfig | None":

@@ -36,7 +36,12 @@ def record_probe(model: "PeftModel", encoder: Encoder) -> tuple[ProbePrompt, ...
                 base = next_token_scores(model, ids)
             scores, tokens = trained.topk(TOP)
             top = zip(tokens.tolist(), scores.tolist(), base[tokens].tolist(), strict=True)
-            probe.append(ProbePrompt(token_ids=ids, top=tuple(TokenScore(token=t, trained=a, base=b) for t, a, b in top)))
+            probe.append(
+                ProbePrompt(
+                    token_ids=ids,
+                    top=tuple(TokenScore(token=t, trained=a, base=b) for t, a, b in top),
+                )
+            )
     return tuple(probe)
 
 

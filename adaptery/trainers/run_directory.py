@@ -59,9 +59,13 @@ class RunDirectory:
 
     def write_config(self, config: Resolved[RunConfig]) -> None:
         """The resolved configuration; a comment names the origin of what is not a default."""
-        text = yaml.safe_dump(config.value.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(
+            config.value.model_dump(mode="json"), sort_keys=False, allow_unicode=True
+        )
         origins = "".join(f"# {key}: {origin}\n" for key, origin in sorted(config.origins.items()))
-        (self.path / "config.yaml").write_text(f"# Where each value came from (others: default)\n{origins}{text}")
+        (self.path / "config.yaml").write_text(
+            f"# Where each value came from (others: default)\n{origins}{text}"
+        )
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add one line to `metrics.jsonl`."""
@@ -98,9 +102,13 @@ class RunDirectory:
         import torch
 
         try:
-            state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
-        except Exception as error:  # noqa: BLE001 - torch.load raises whatever the bytes provoke
-            raise ConfigError(f"The checkpoint {self.checkpoint} cannot be read: {error}") from error
+            state: dict[str, Any] = torch.load(
+                self.checkpoint, weights_only=True, map_location="cpu"
+            )
+        except Exception as error:
+            raise ConfigError(
+                f"The checkpoint {self.checkpoint} cannot be read: {error}"
+            ) from error
         return state
 
     def plot(self) -> None:

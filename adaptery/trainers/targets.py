@@ -25,7 +25,9 @@ def resolve_targets(model: "PreTrainedModel", wanted: str | Iterable[str]) -> li
         parts = GROUPS[wanted]
         names = {name.rpartition(".")[2] for name in layers if in_group(name, parts)}
         if not names:
-            raise ConfigError(f"This model has no linear layer under {' or '.join(parts)}; name them instead.")
+            raise ConfigError(
+                f"This model has no linear layer under {' or '.join(parts)}; name them instead."
+            )
         return sorted(names)
     known = {name.rpartition(".")[2] for name in layers}
     for name in wanted:

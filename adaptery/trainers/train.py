@@ -86,7 +86,16 @@ def train(
     started = time.perf_counter()
     model = prepare(settings, parts.method, base, count_steps(len(examples), settings.training))
     scores = measure_base(model, base, tests, settings, parts, watcher)
-    fit(model, settings, parts.method, run, examples, pad_id(base.tokenizer), watcher, resume is not None)
+    fit(
+        model,
+        settings,
+        parts.method,
+        run,
+        examples,
+        pad_id(base.tokenizer),
+        watcher,
+        resume is not None,
+    )
     scores |= measure(model, base, tests, settings, parts, watcher, "evaluating the adapter")
     probe = record_probe(model, encoder)
     run.adapter.mkdir(exist_ok=True)
@@ -176,7 +185,9 @@ def measure_base(
     if not settings.evaluation.baseline:
         return {}
     with model.disable_adapter():
-        scores = measure(model, base, tests, settings, parts, watcher, "evaluating the untuned base")
+        scores = measure(
+            model, base, tests, settings, parts, watcher, "evaluating the untuned base"
+        )
     return {f"base.{name}": score for name, score in scores.items()}
 
 
@@ -202,7 +213,9 @@ def measure(
 
 def recorded(settings: RunConfig) -> dict[str, Any]:
     """The part of a configuration that shapes the result; paths and the name are not."""
-    config = settings.model_dump(mode="json", exclude={"name", "base", "revision", "method", "runs"})
+    config = settings.model_dump(
+        mode="json", exclude={"name", "base", "revision", "method", "runs"}
+    )
     for key in ("train", "eval"):
         path = getattr(settings.data, key)
         config["data"][key] = path.name if path else None
@@ -226,7 +239,9 @@ def peak_memory() -> int:
 
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def summary(result: TrainingResult) -> dict[str, Any]:

@@ -23,7 +23,11 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 @hookimpl
 def training_methods() -> list[Spec]:
-    return [Spec("adalora", "ranks move to the layers that need them (arXiv:2303.10512)", lambda: AdaLora)]
+    return [
+        Spec(
+            "adalora", "ranks move to the layers that need them (arXiv:2303.10512)", lambda: AdaLora
+        )
+    ]
 
 
 class AdaLoraOptions(Config):
@@ -55,8 +59,9 @@ class AdaLora(Method):
         last = round(self.options.finish * plan.total_steps)
         if plan.total_steps - first - last < 3:
             raise ConfigError(
-                f"AdaLoRA has {plan.total_steps - first - last} of {plan.total_steps} steps in which "
-                "to move ranks; it needs 3. Train longer, or lower options.settle and options.finish."
+                f"AdaLoRA has {plan.total_steps - first - last} of {plan.total_steps} steps in "
+                "which to move ranks; it needs 3. Train longer, or lower the options 'settle' and "
+                "'finish'."
             )
         arguments = plan.lora_arguments()
         del arguments["r"]

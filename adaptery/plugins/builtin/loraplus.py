@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 @hookimpl
 def training_methods() -> list[Spec]:
-    return [Spec("loraplus", "LoRA with a higher rate for B than for A (arXiv:2402.12354)", lambda: LoraPlus)]
+    return [
+        Spec(
+            "loraplus",
+            "LoRA with a higher rate for B than for A (arXiv:2402.12354)",
+            lambda: LoraPlus,
+        )
+    ]
 
 
 class LoraPlusOptions(Config):

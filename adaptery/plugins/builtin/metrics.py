@@ -24,7 +24,7 @@ def macro_f1() -> Any:
     from sklearn.metrics import f1_score
 
     def score(predictions: Sequence[str], references: Sequence[str]) -> float:
-        """Unweighted mean of each reference class' F1; answers that are no class count as misses."""
+        """Unweighted mean of each true class' F1; answers that are no class count as misses."""
         labels = sorted(set(references))
         return float(
             f1_score(references, predictions, labels=labels, average="macro", zero_division=0.0)

@@ -1,0 +1,119 @@
+"""The command group. `adapters --help` loads no command, only the table below."""
+
+import importlib
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from adaptery.errors import AdapteryError, Interrupted, suggest
+
+# Command → (module, summary). The summaries stand here so that listing them imports nothing;
+# a test holds that each equals its command's own.
+COMMANDS = {
+    "train": ("train", "Train an adapter and publish it as the next version."),
+    "methods": ("about", "List the training methods."),
+    "plugins": ("about", "List the plugins and what they register."),
+    "list": ("catalogue", "List the adapters, or one adapter's versions."),
+    "show": ("catalogue", "Show one version: files, base, method, metrics."),
+    "history": ("catalogue", "Show every event of an adapter, oldest first."),
+    "promote": ("aliases", "Let an alias mean a version; a bare name means `live`."),
+    "rollback": ("aliases", "Let an alias mean again what it meant before."),
+    "serve": ("serve", "Serve one base and all its adapters over an OpenAI-style API."),
+    "chat": ("chat", "Talk to a version on this machine."),
+    "merge": ("export", "Fold a version into its base: a plain model, checked."),
+    "export": ("export", "Hand a version out in another form."),
+    "publish": ("remote", "Copy a version to a remote registry such as hf://ORG."),
+    "pull": ("remote", "Copy a version from a remote registry."),
+}
+
+
+class Adapters(click.Group):
+    """Loads a command when it is called; asks plugins for those that are not ours."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return [*COMMANDS, *sorted(set(plugin_commands()) - set(COMMANDS))]
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name in COMMANDS:
+            module = importlib.import_module(f"adaptery.cli.{COMMANDS[name][0]}")
+            command: click.Command = getattr(module, f"{name}_command")
+            return command
+        return plugin_commands().get(name)
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and self.get_command(context, args[0]) is None:
+            known = self.list_commands(context)
+            context.fail(f"There is no command {args[0]!r}. {suggest(args[0], known)}")
+        return super().resolve_command(context, args)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, summary) for name, (_, summary) in COMMANDS.items()]
+        others = {n: c for n, c in plugin_commands().items() if n not in COMMANDS}
+        rows += [(name, command.get_short_help_str(80)) for name, command in sorted(others.items())]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def plugin_commands() -> dict[str, click.Command]:
+    """Commands that third-party plugins add."""
+    from adaptery.cli.context import plugins
+
+    return plugins().commands()
+
+
+@click.group(cls=Adapters, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="adaptery", message="adaptery %(version)s")
+def cli() -> None:
+    """Carry a LoRA adapter through its whole life: train, version, serve by name, roll back, merge.
+
+    References: support (its live version), support@3, support@latest, support@canary (an alias),
+    support@sha256:1f2e… The registry is the folder named by --registry or ADAPTERS_REGISTRY.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code; errors are sentences on stderr."""
+    quiet_libraries()
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    try:
+        result: Any = cli.main(args=arguments, prog_name="adapters", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except AdapteryError as error:
+        return fail(error, error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return fail("Interrupted; nothing was published.", Interrupted.exit_code)
+    except BrokenPipeError:
+        # The reader, such as `head`, has gone; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        return fail(f"The operating system refused: {error}.", 1)
+    return result if isinstance(result, int) else 0
+
+
+def fail(error: object, code: int) -> int:
+    """Say what went wrong."""
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+    return code
+
+
+def quiet_libraries() -> None:
+    """Keep other libraries' bars and notices out of our output; their errors still raise."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"

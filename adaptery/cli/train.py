@@ -1,0 +1,214 @@
+"""`adapters train`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from adaptery.cli.context import (
+    figure,
+    json_option,
+    open_registry,
+    plugins,
+    print_json,
+    print_table,
+    reason_option,
+    registry_option,
+    stderr,
+    version_data,
+)
+from adaptery.config import (
+    Layer,
+    Resolved,
+    read_assignments,
+    read_environment,
+    read_file,
+    resolve,
+)
+from adaptery.errors import ConfigError
+from adaptery.trainers.config import PRESETS, RunConfig
+
+if TYPE_CHECKING:
+    from adaptery.trainers.train import Parts, TrainingResult
+    from adaptery.types import Version
+
+# Flag → dotted key of RunConfig; help and defaults come from there. All others: --set KEY=VALUE.
+FLAGS = {
+    "--name": "name",
+    "--base": "base",
+    "--revision": "revision",
+    "--data": "data.train",
+    "--eval-data": "data.eval",
+    "--method": "method",
+    "--rank": "lora.r",
+    "--alpha": "lora.alpha",
+    "--targets": "lora.targets",
+    "--epochs": "training.epochs",
+    "--max-steps": "training.max_steps",
+    "--learning-rate": "training.learning_rate",
+    "--batch-size": "training.batch_size",
+    "--max-length": "data.max_length",
+    "--seed": "training.seed",
+    "--runs": "runs",
+}
+
+
+def config_flags(command: Any) -> Any:
+    """One click option for each entry of `FLAGS`, described by the configuration's own fields."""
+    for flag, key in reversed(FLAGS.items()):
+        model: Any = RunConfig
+        *groups, last = key.split(".")
+        for group in groups:
+            model = model.model_fields[group].annotation
+        field = model.model_fields[last]
+        text = field.description or last
+        if not field.is_required() and field.default is not None:
+            text += f"  [default: {field.default}]"
+        command = click.option(flag, key.replace(".", "__"), help=f"{text[0].upper()}{text[1:]}")(
+            command
+        )
+    return command
+
+
+@click.command("train")
+@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@config_flags
+@click.option(
+    "--preset", type=click.Choice(sorted(PRESETS)), help="Starting values for a size of base."
+)
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any option, such as training.warmup=0.1.",
+)
+@click.option(
+    "--option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the method's own."
+)
+@click.option(
+    "--resume",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="RUN",
+    help="Go on with an interrupted run directory.",
+)
+@click.option("--no-publish", is_flag=True, help="Leave the adapter in the run directory.")
+@reason_option
+@registry_option
+@json_option
+def train_command(
+    file: Path | None,
+    preset: str | None,
+    assignments: tuple[str, ...],
+    options: tuple[str, ...],
+    resume: Path | None,
+    no_publish: bool,
+    reason: str,
+    registry: str,
+    as_json: bool,
+    **flags: str | None,
+) -> None:
+    """Train an adapter and publish it as the next version.
+
+    FILE is a YAML file of options. Flags win over --set, then the environment
+    (ADAPTERS_TRAINING_SEED=1), the file, the preset and the defaults.
+    """
+    config = run_config(file, preset, assignments, options, resume, flags)
+    parts = run_parts(config.value)
+    result = run(config, parts, resume)
+    version = None if no_publish else publish(config.value.name, result, registry, reason)
+    show(result, version, as_json)
+
+
+def run_config(
+    file: Path | None,
+    preset: str | None,
+    assignments: tuple[str, ...],
+    options: tuple[str, ...],
+    resume: Path | None,
+    flags: Mapping[str, str | None],
+) -> Resolved[RunConfig]:
+    """The layers in their order, checked.
+
+    Raises:
+        ConfigError: a value is wrong, or a resumed run is given others.
+    """
+    given = {key.replace("__", "."): value for key, value in flags.items() if value is not None}
+    own = read_assignments(options).values
+    if resume:
+        if file or preset or assignments or own or given:
+            raise ConfigError(
+                "--resume goes on with the run's own configuration; give no other options."
+            )
+        return resolve(RunConfig, [read_file(resume / "config.yaml")])
+    layers = [
+        Layer(PRESETS[preset], {"training": f"preset {preset}"}) if preset else Layer({}, {}),
+        read_file(file) if file else Layer({}, {}),
+        read_environment(RunConfig),
+        read_assignments(assignments),
+        Layer({"options": own}, {f"options.{key}": "--option" for key in own})
+        if own
+        else Layer({}, {}),
+        Layer(
+            Layer.of(given, "").values,
+            {key: f"flag {flag}" for flag, key in FLAGS.items() if key in given},
+        ),
+    ]
+    return resolve(RunConfig, layers)
+
+
+def run_parts(config: RunConfig) -> "Parts":
+    """The plugins that a run names, each found before anything is loaded."""
+    from adaptery.trainers.train import LABEL_METRICS, Parts
+
+    manager = plugins()
+    method = manager.load("training_methods", config.method)(config.options)
+    read = manager.load("data_formats", config.data.format)
+    wanted = LABEL_METRICS if config.evaluation.metrics == "auto" else config.evaluation.metrics
+    return Parts(method, read, {name: manager.load("metrics", name) for name in wanted})
+
+
+def run(config: Resolved[RunConfig], parts: "Parts", resume: Path | None) -> "TrainingResult":
+    from adaptery.cli.progress import Bars
+    from adaptery.trainers.train import train
+
+    with Bars(stderr()) as bars:
+        return train(config, parts, resume=resume, watcher=bars)
+
+
+def publish(name: str, result: "TrainingResult", registry: str, reason: str) -> "Version":
+    """Hand the run's adapter to the registry."""
+    from adaptery.registry.ingest import build_files
+    from adaptery.types import AdapterPackage
+
+    manifest = result.manifest.model_copy(update={"files": build_files(result.adapter)})
+    package = AdapterPackage(result.adapter, manifest)
+    return open_registry(registry).publish(
+        name, package, reason=reason or f"trained in {result.run}"
+    )
+
+
+def show(result: "TrainingResult", version: "Version | None", as_json: bool) -> None:
+    """What came out: for scripts, or beside the untuned base for people."""
+    from adaptery.trainers.train import summary
+
+    if as_json:
+        print_json(summary(result) | (version_data(version) if version else {}))
+        return
+    metrics = result.manifest.metrics
+    names = [name for name in metrics if not name.startswith("base.")]
+    label = str(version) if version else "adapter"
+    base = {name: metrics[f"base.{name}"] for name in names if f"base.{name}" in metrics}
+    rows = [[label, *(figure(metrics, name) for name in names)]]
+    if base:
+        rows.insert(0, ["base alone", *(figure(base, name) for name in names)])
+    if names:
+        print_table(["held-out rows", *(f"{name} " for name in names)], rows)
+    console = stderr()
+    console.print(
+        f"{result.manifest.method}: {result.trainable_parameters:,} trainable parameters, "
+        f"{result.seconds:.0f} s, peak memory {result.peak_memory / 1e9:.2f} GB"
+    )
+    if version:
+        console.print(f"Published {version} (sha256:{version.digest[:12]}).", style="green")

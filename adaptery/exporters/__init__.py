@@ -1,0 +1,1 @@
+"""Forms in which a version leaves the house."""

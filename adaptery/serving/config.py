@@ -1,0 +1,62 @@
+"""How a server is run. The command line takes its options, defaults and help from here."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr
+
+from adaptery.config import Config
+
+
+class ServeConfig(Config):
+    """Everything that `adapters serve` can be told."""
+
+    base: Annotated[str, Field(description="Base model: a directory or a Hub id.")]
+    revision: Annotated[
+        str | None, Field(description="Branch, tag or commit of a base on the Hub.")
+    ] = None
+    served_name: Annotated[
+        str | None,
+        Field(description="The model name that the base answers to (default: --base as given)."),
+    ] = None
+    engine: Annotated[str, Field(description="Engine plugin that runs the base.")] = "torch"
+    router: Annotated[
+        str, Field(description="Router plugin that chooses the model for a request.")
+    ] = "by-name"
+    host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[
+        int, Field(description="Port to listen on; 0 takes a free one.", ge=0, le=65535)
+    ] = 8000
+    api_keys: Annotated[
+        tuple[SecretStr, ...],
+        Field(description="Keys, one of which every request must bear (default: none needed)."),
+    ] = ()
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"],
+        Field(description="Where to compute; auto takes CUDA, then MPS, then the CPU."),
+    ] = "auto"
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Field(description="Number format; auto is bfloat16 on CUDA and float32 elsewhere."),
+    ] = "auto"
+    threads: Annotated[
+        int | None, Field(description="CPU threads of the engine (default: torch's choice).", ge=1)
+    ] = None
+    max_sequences: Annotated[
+        int, Field(description="Requests computed at the same time; others wait.", ge=1)
+    ] = 16
+    max_context: Annotated[
+        int | None,
+        Field(
+            description="Prompt and answer together, in tokens (default: the base's, up to 4096).",
+            ge=8,
+        ),
+    ] = None
+    step_tokens: Annotated[
+        int, Field(description="Tokens computed in one step; longer prompts take several.", ge=1)
+    ] = 512
+    max_adapters: Annotated[
+        int, Field(description="Versions kept in memory; the least recently used goes.", ge=1)
+    ] = 32
+    drain_seconds: Annotated[
+        int, Field(description="How long requests may take to finish at shutdown.", ge=0)
+    ] = 30

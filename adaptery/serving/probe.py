@@ -1,0 +1,57 @@
+"""Does the engine answer as the trained model did?
+
+A version carries a few prompts with the trained model's most likely next tokens, and what the
+base alone gives to them. Replayed through the engine, they tell whether the adapter is applied.
+"""
+
+import logging
+from collections.abc import Mapping
+from contextlib import aclosing
+from statistics import fmean
+
+from adaptery.errors import ProbeMismatch
+from adaptery.serving.engine import Engine, GenerationRequest, SamplingParams
+from adaptery.types import Version
+
+log = logging.getLogger(__name__)
+
+TOP = 20  # scores asked of the engine
+ROUNDING = 0.1  # nats: what number formats may differ by, however little the adapter changes
+SHARE = 0.5  # of the distance between base and trained model
+
+
+async def replay(engine: Engine, version: Version) -> None:
+    """Do nothing if `engine`, which holds the version, is near to the trained model.
+
+    Near means within 0.1 nats, or within half the distance of the base alone, on average over
+    the trained model's most likely tokens.
+
+    Raises:
+        ProbeMismatch: it is not; the message gives both distances.
+    """
+    fitting = [p for p in version.manifest.probe if len(p.token_ids) < engine.max_context]
+    if not fitting:
+        log.warning("%s has no probe that fits here; it is served without a check.", version)
+        return
+    answers = [await next_scores(engine, version.engine_name, p.token_ids) for p in fitting]
+    distance = fmean(
+        abs(score.trained - scores.get(score.token, min(scores.values())))
+        for prompt, scores in zip(fitting, answers, strict=True)
+        for score in prompt.top
+    )
+    change = fmean(abs(score.trained - score.base) for p in fitting for score in p.top)
+    allowed = max(ROUNDING, SHARE * change)
+    if not distance <= allowed:
+        raise ProbeMismatch(
+            f"{version} does not answer here as it did when it was trained: its probe's "
+            f"log-probabilities differ by {distance:.3f} on average, where {allowed:.3f} is allowed "
+            f"(the base alone differs by {change:.3f}). It is not served."
+        )
+
+
+async def next_scores(engine: Engine, name: str, prompt: tuple[int, ...]) -> Mapping[int, float]:
+    """The engine's most likely tokens after `prompt`, with their log-probabilities (nats)."""
+    sampling = SamplingParams(max_tokens=1, temperature=0, logprobs=TOP)
+    async with aclosing(engine.generate(GenerationRequest(prompt, sampling, name))) as chunks:
+        chunk = await anext(chunks)
+    return dict(chunk.top_logprobs)

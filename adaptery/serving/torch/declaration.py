@@ -1,0 +1,121 @@
+"""What an adapter says about itself in `adapter_config.json`, and which of it can be applied.
+
+PEFT's configuration has some forty fields, and more with each release. Those that plain LoRA
+needs are read, those without influence on the result are listed; any other must be unset.
+"""
+
+import json
+from math import sqrt
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+
+from adaptery.errors import InvalidAdapter
+
+CONFIG = "adapter_config.json"
+
+# Fields that say how an adapter was made, not what it computes. `runtime_config` and the group
+# size of QALoRA have values even where they mean nothing.
+IDLE = frozenset(
+    {
+        "auto_mapping",
+        "base_model_name_or_path",
+        "inference_mode",
+        "lora_dropout",
+        "megatron_core",
+        "peft_version",
+        "qalora_group_size",
+        "revision",
+        "runtime_config",
+    }
+)
+
+# Initialisations that leave the base's weights as they are; the others subtract from them.
+Initialisation = bool | Literal["gaussian", "orthogonal", "eva", "mica"] | None
+Rank = Annotated[int, Field(ge=1)]
+Names = str | list[str]
+
+
+class Declaration(BaseModel):
+    """A plain LoRA adapter's declaration."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    peft_type: Literal["LORA"]
+    task_type: Literal["CAUSAL_LM"] | None = None
+    r: Rank
+    lora_alpha: FiniteFloat
+    target_modules: Names
+    use_rslora: bool = False
+    rank_pattern: dict[str, Rank] = {}
+    alpha_pattern: dict[str, FiniteFloat] = {}
+    exclude_modules: Names | None = None
+    layers_to_transform: int | list[int] | None = None
+    layers_pattern: Names | None = None
+    init_lora_weights: Initialisation = True
+    bias: Literal["none"] = "none"
+    fan_in_fan_out: Literal[False] = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def without_idle_fields(cls, values: Any) -> Any:
+        """Leave out what has no influence: idle fields, and fields that are not set."""
+        if not isinstance(values, dict):
+            return values
+        known = cls.model_fields.keys()
+        return {
+            key: value
+            for key, value in values.items()
+            if key not in IDLE and (value is not None if key in known else value)
+        }
+
+    def rank(self, module: str) -> int:
+        """The rank of the layer `module`."""
+        return self.rank_pattern.get(matching(self.rank_pattern, module), self.r)
+
+    def scale(self, module: str) -> float:
+        """By what B A is multiplied in the layer `module`."""
+        alpha = self.alpha_pattern.get(matching(self.alpha_pattern, module), self.lora_alpha)
+        return alpha / (sqrt(self.rank(module)) if self.use_rslora else self.rank(module))
+
+    def targets(self, modules: list[str]) -> set[str]:
+        """Those of the layers `modules` that the adapter changes, by PEFT's own rules."""
+        from peft import LoraConfig
+        from peft.tuners.tuners_utils import check_target_module_exists
+
+        if self.target_modules == "all-linear":
+            return set(modules)
+        rules = LoraConfig(
+            target_modules=self.target_modules,
+            exclude_modules=self.exclude_modules,
+            layers_to_transform=self.layers_to_transform,
+            layers_pattern=self.layers_pattern,
+        )
+        return {module for module in modules if check_target_module_exists(rules, module)}
+
+
+def matching(patterns: dict[str, Any], module: str) -> str:
+    """The pattern that PEFT applies to `module`."""
+    from peft.utils.other import get_pattern_key
+
+    return str(get_pattern_key(list(patterns), module))
+
+
+def read_declaration(directory: Path) -> Declaration:
+    """The declaration in `directory`. Raises `InvalidAdapter` if it is not one of plain LoRA."""
+    try:
+        values = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+        return Declaration.model_validate(values)
+    except ValidationError as error:
+        raise InvalidAdapter(f"{CONFIG}: {'; '.join(map(complaint, error.errors()))}") from error
+    except (OSError, ValueError) as error:
+        raise InvalidAdapter(f"{CONFIG} cannot be read: {error}") from error
+
+
+def complaint(error: Any) -> str:
+    """One of pydantic's errors, with the field and its value."""
+    field, value = ".".join(map(str, error["loc"][:1])), repr(error["input"])
+    if error["type"] == "extra_forbidden":
+        return f"{field!r} is {value}, which plain LoRA does not have"
+    return f"{field!r} is {value}: {error['msg']}"

@@ -1,0 +1,119 @@
+"""One HTTP request: read, authorize, find its route, answer."""
+
+import json
+import re
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.hub_peer.repos import HubError, Store
+
+if TYPE_CHECKING:
+    from tests.hub_peer.server import HubPeer
+
+
+class DroppedError(Exception):
+    """Close the connection without an answer."""
+
+
+Route = Callable[..., Any]
+ROUTES: list[tuple[str, re.Pattern[str], Route]] = []
+REPO = r"(?P<repo>[^/]+/[^/]+)"
+
+
+def route(method: str, pattern: str) -> Callable[[Route], Route]:
+    """Register a handler method for a path; the pattern's groups become its arguments."""
+
+    def register(function: Route) -> Route:
+        ROUTES.append((method, re.compile(pattern), function))
+        return function
+
+    return register
+
+
+class Dispatcher(BaseHTTPRequestHandler):
+    """One request. Routes return JSON to send, or None if they have answered themselves."""
+
+    peer: ClassVar["HubPeer"]
+    protocol_version = "HTTP/1.1"
+    # One packet per answer: headers and body apart would wait for a delayed ACK, 40 ms each time.
+    wbufsize = 1 << 16
+    disable_nagle_algorithm = True
+
+    @property
+    def store(self) -> Store:
+        return self.peer.store
+
+    def do_GET(self) -> None:
+        self._dispatch("GET")
+
+    def do_HEAD(self) -> None:
+        self._dispatch("GET")
+
+    def do_POST(self) -> None:
+        self._dispatch("POST")
+
+    def do_PUT(self) -> None:
+        self._dispatch("PUT")
+
+    def do_DELETE(self) -> None:
+        self._dispatch("DELETE")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet: tests look at `peer.requests`."""
+
+    def _dispatch(self, method: str) -> None:
+        url = urlsplit(self.path)
+        self.query = parse_qs(url.query)
+        self.body = self._read_body()
+        self.peer.requests.append(f"{self.command} {url.path}")
+        try:
+            self._authorize(method, url.path)
+            with self.peer.lock:
+                answer = self._answer(method, url.path)
+            if answer is not None:
+                self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+        except DroppedError:
+            self.close_connection = True
+        except HubError as error:
+            headers = {"X-Error-Message": str(error), "Content-Type": "application/json"}
+            if error.code:
+                headers["X-Error-Code"] = error.code
+            self._send(error.status, json.dumps(error.body).encode(), headers)
+
+    def _answer(self, method: str, path: str) -> Any:
+        for verb, pattern, function in ROUTES:
+            match = pattern.fullmatch(path)
+            if verb == method and match:
+                return function(self, **{k: unquote(v) for k, v in match.groupdict().items()})
+        raise HubError(404, f"The peer does not know {method} {path}")
+
+    def _authorize(self, method: str, path: str) -> None:
+        """The LFS upload itself goes to a signed URL and carries no token, as on the Hub."""
+        if method == "GET" or method == "PUT" or self.peer.token is None:
+            return
+        if self.headers.get("Authorization") != f"Bearer {self.peer.token}":
+            raise HubError(401, "Invalid username or password.")
+
+    def _read_body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        chunks = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _json(self) -> Any:
+        return json.loads(self.body)
