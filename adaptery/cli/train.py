@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,6 +18,7 @@ from adaptery.cli.context import (
     stderr,
     version_data,
 )
+from adaptery.cli.flags import config_flags, given
 from adaptery.config import (
     Layer,
     Resolved,
@@ -54,26 +55,9 @@ FLAGS = {
 }
 
 
-def config_flags(command: Any) -> Any:
-    """One click option for each entry of `FLAGS`, described by the configuration's own fields."""
-    for flag, key in reversed(FLAGS.items()):
-        model: Any = RunConfig
-        *groups, last = key.split(".")
-        for group in groups:
-            model = model.model_fields[group].annotation
-        field = model.model_fields[last]
-        text = field.description or last
-        if not field.is_required() and field.default is not None:
-            text += f"  [default: {field.default}]"
-        command = click.option(flag, key.replace(".", "__"), help=f"{text[0].upper()}{text[1:]}")(
-            command
-        )
-    return command
-
-
 @click.command("train")
 @click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
-@config_flags
+@config_flags(RunConfig, FLAGS)
 @click.option(
     "--preset", type=click.Choice(sorted(PRESETS)), help="Starting values for a size of base."
 )
@@ -134,10 +118,10 @@ def run_config(
     Raises:
         ConfigError: a value is wrong, or a resumed run is given others.
     """
-    given = {key.replace("__", "."): value for key, value in flags.items() if value is not None}
+    used = given(FLAGS, flags)
     own = read_assignments(options).values
     if resume:
-        if file or preset or assignments or own or given:
+        if file or preset or assignments or own or used.values:
             raise ConfigError(
                 "--resume goes on with the run's own configuration; give no other options."
             )
@@ -150,10 +134,7 @@ def run_config(
         Layer({"options": own}, {f"options.{key}": "--option" for key in own})
         if own
         else Layer({}, {}),
-        Layer(
-            Layer.of(given, "").values,
-            {key: f"flag {flag}" for flag, key in FLAGS.items() if key in given},
-        ),
+        used,
     ]
     return resolve(RunConfig, layers)
 

@@ -14,4 +14,4 @@ def engines() -> list[Spec]:
 def torch_engine() -> Any:
     from adaptery.serving.torch.engine import TorchEngine
 
-    return TorchEngine.from_config
+    return TorchEngine

@@ -12,6 +12,6 @@ def request_routers() -> list[Spec]:
 
 
 def by_name() -> Any:
-    from adaptery.serving.routing import ByName
+    from adaptery.serving.router import ByName
 
     return ByName

@@ -1,0 +1,42 @@
+# Two commands for newcomers: `make quickstart` and `make test`. Both set up all they need.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: env quickstart test test-slow lint format clean
+
+env: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "== env: virtual environment in $(VENV), tested versions from constraints.txt (about a minute)"
+	@$(PYTHON) -c 'import sys; sys.exit("adaptery needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+quickstart: env
+	@echo "== quickstart: the main job on real data: train, serve, roll back, merge, publish (a few minutes)"
+	@$(BIN)/python -m examples.quickstart
+
+test: env
+	@echo "== test: lint, types, test suite"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: env
+	@echo "== test-slow: the long, exhaustive tests"
+	$(BIN)/python -m pytest -m slow
+
+format: env
+	@echo "== format: put the code into its form"
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	@echo "== clean: remove the environment and what tools left"
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist

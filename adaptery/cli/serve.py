@@ -1,0 +1,41 @@
+"""`adapters serve`."""
+
+from typing import Any
+
+import click
+
+from adaptery.base_model import open_base
+from adaptery.cli.context import open_registry, plugins, registry_option
+from adaptery.cli.flags import config_flags, given
+from adaptery.config import Resolved, read_environment, resolve
+from adaptery.serving.config import ServeConfig
+
+FLAGS = {
+    "--api-key" if key == "api_keys" else f"--{key.replace('_', '-')}": key
+    for key in ServeConfig.model_fields
+}
+
+
+@click.command("serve")
+@config_flags(ServeConfig, FLAGS)
+@registry_option
+def serve_command(registry: str, **flags: Any) -> None:
+    """Serve one base and all its adapters over an OpenAI-style API.
+
+    A request's `model` field names the adapter: support, support@3, support@canary. Promotions
+    and rollbacks by other processes count from the next request on. Every option can also be
+    set in the environment, such as ADAPTERS_API_KEYS.
+    """
+    from adaptery.serving.run import serve
+
+    config = serve_config(flags).value
+    make_engine = plugins().load("engines", config.engine)
+    router = plugins().load("request_routers", config.router)()
+    store = open_registry(registry)
+    base = open_base(config.base, config.revision)
+    serve(config, store, make_engine(base, config), router)
+
+
+def serve_config(flags: dict[str, Any]) -> Resolved[ServeConfig]:
+    """Flags over the environment over defaults."""
+    return resolve(ServeConfig, [read_environment(ServeConfig), given(FLAGS, flags)])
