@@ -22,6 +22,7 @@
     │   ├── Conflict                     1   somebody else was first; look again and retry
     │   └── RemoteError                  1   the Hub, a database or an object store said no
     ├── EngineError                      1   the engine could not finish a request
+    │   └── NotReady                     1   it is still loading, or must be restarted
     ├── PluginError                      1   two plugins claim one name, or one broke its contract
     └── Interrupted                    130   stopped by the user; the message says how to resume
 """
@@ -117,6 +118,10 @@ class RemoteError(RegistryError):
 
 
 class EngineError(AdapteryError):
+    pass
+
+
+class NotReady(EngineError):
     pass
 
 

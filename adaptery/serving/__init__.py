@@ -1,12 +1,12 @@
 """Serving: one base, many versions of adapters, an OpenAI-style API.
 
-    engine.py     what an engine is (torch/ holds the embedded one)
-    config.py     how a server is run
-    router.py     which model a request goes to
-    resolver.py   a model name → an immutable version, once per request
-    residency.py  which versions the engine holds; a version is proven before it answers
-    probe.py      does the engine answer as the trained model did?
-    prompts.py    messages and text → tokens
-    api/          the HTTP application
-    run.py        a process that serves it
+engine.py     what an engine is (torch/ holds the embedded one)
+config.py     how a server is run
+router.py     which model a request goes to
+resolver.py   a model name → an immutable version, once per request
+residency.py  which versions the engine holds; a version is proven before it answers
+probe.py      does the engine answer as the trained model did?
+prompts.py    messages and text → tokens
+api/          the HTTP application
+run.py        a process that serves it
 """

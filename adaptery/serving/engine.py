@@ -4,7 +4,7 @@ Small on purpose, because the torch engine and vLLM both stand behind it. Names,
 chat templates and stop rules of the API are the server's business, not the engine's.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -82,8 +82,8 @@ class Engine(Protocol):
     def loaded(self) -> frozenset[str]:
         """The versions held now."""
 
-    def generate(self, request: GenerationRequest) -> AsyncIterator[Chunk]:
-        """Answer token by token. Closing the iterator cancels the request.
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
+        """Answer token by token. Closing the generator cancels the request.
 
         Raises:
             DoesNotFit: the prompt and `max_tokens` exceed `max_context`.

@@ -43,9 +43,9 @@ async def replay(engine: Engine, version: Version) -> None:
     allowed = max(ROUNDING, SHARE * change)
     if not distance <= allowed:
         raise ProbeMismatch(
-            f"{version} does not answer here as it did when it was trained: its probe's "
-            f"log-probabilities differ by {distance:.3f} on average, where {allowed:.3f} is allowed "
-            f"(the base alone differs by {change:.3f}). It is not served."
+            f"{version} does not answer here as it did when it was trained, so it is not served: "
+            f"the log-probabilities of its probe differ by {distance:.3f} on average, where "
+            f"{allowed:.3f} is allowed (the base alone differs by {change:.3f})."
         )
 
 

@@ -9,15 +9,17 @@ import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from adaptery.errors import AdapteryError, InvalidAdapter, ProbeMismatch
+from adaptery.errors import InvalidAdapter, ProbeMismatch
 from adaptery.serving.engine import Engine
 from adaptery.serving.probe import replay
 from adaptery.types import Version, VersionSource
 
 log = logging.getLogger(__name__)
+
+Refusal = InvalidAdapter | ProbeMismatch  # will be the same however often it is tried
 
 
 @dataclass(eq=False)
@@ -26,7 +28,7 @@ class Resident:
 
     version: Version
     arrival: "asyncio.Task[Path]"
-    users: int = field(default=0)
+    users: int = 0
 
     @property
     def idle(self) -> bool:
@@ -41,9 +43,9 @@ class Residency:
         self._engine = engine
         self._source = source
         self._limit = limit
-        self._residents: OrderedDict[str, Resident] = OrderedDict()  # least recently used first
-        self._refused: dict[str, str] = {}
-        self._proven: set[str] = set()
+        self._residents: OrderedDict[str, Resident] = OrderedDict()  # by engine name, oldest first
+        self._refused: dict[str, Refusal] = {}  # by digest
+        self._proven: set[str] = set()  # digests
         self._moving_in = asyncio.Lock()
         self._changed = asyncio.Event()
 
@@ -68,45 +70,48 @@ class Residency:
             self._changed.set()
 
     async def _enter(self, version: Version) -> Resident:
-        """The version's resident, with one user more."""
-        if version.digest not in self._residents:
+        """The version's resident, with one user more; loading begins if there is none."""
+        name = version.engine_name
+        if name not in self._residents:
             async with self._moving_in:
-                if version.digest not in self._residents:
+                if name not in self._residents:
                     await self._make_room()
                     arrival = asyncio.create_task(self._load(version))
-                    self._residents[version.digest] = Resident(version, arrival)
-                    self._residents[version.digest].users += 1
-                    return self._residents[version.digest]
-        resident = self._residents[version.digest]
+                    self._residents[name] = Resident(version, arrival)
+                return self._use(name)
+        return self._use(name)
+
+    def _use(self, name: str) -> Resident:
+        resident = self._residents[name]
         resident.users += 1
-        self._residents.move_to_end(version.digest)
+        self._residents.move_to_end(name)
         return resident
 
     async def _make_room(self) -> None:
-        """Let the least recently used idle version go if there is no room; wait for one if need be."""
+        """Let the least recently used idle version go if there is no room, or wait for one."""
         while len(self._residents) >= self._limit:
             self._changed.clear()
             idle = next((r for r in self._residents.values() if r.idle), None)
             if idle is None:
                 await self._changed.wait()
                 continue
-            del self._residents[idle.version.digest]
+            del self._residents[idle.version.engine_name]
             await self._engine.unload(idle.version.engine_name)
 
     async def _load(self, version: Version) -> Path:
         """Bring the version into the engine and prove it. Forgets it again if that fails."""
         try:
-            if version.digest in self._refused:
-                raise ProbeMismatch(self._refused[version.digest])
+            if refusal := self._refused.get(version.digest):
+                raise type(refusal)(str(refusal))
             directory = await asyncio.to_thread(self._source.materialize, version)
             await self._engine.load(version.engine_name, directory)
             await self._prove(version)
             return directory
         except BaseException as error:
-            if isinstance(error, InvalidAdapter | ProbeMismatch):
-                self._refused[version.digest] = str(error)
-            del self._residents[version.digest]
+            if isinstance(error, Refusal):
+                self._refused[version.digest] = error
             await self._engine.unload(version.engine_name)
+            del self._residents[version.engine_name]
             self._changed.set()
             raise
 

@@ -1,5 +1,4 @@
-"""Which model a request goes to. Plugins provide others than the one that takes requests at
-their word."""
+"""Which model a request goes to. Plugins provide other routers than the one by name."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol

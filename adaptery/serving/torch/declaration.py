@@ -109,7 +109,7 @@ def read_declaration(directory: Path) -> Declaration:
         return Declaration.model_validate(values)
     except ValidationError as error:
         raise InvalidAdapter(f"{CONFIG}: {'; '.join(map(complaint, error.errors()))}") from error
-    except (OSError, ValueError) as error:
+    except (FileNotFoundError, ValueError) as error:
         raise InvalidAdapter(f"{CONFIG} cannot be read: {error}") from error
 
 

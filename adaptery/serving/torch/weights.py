@@ -45,7 +45,7 @@ def read_adapter(
             }
     except InvalidAdapter as error:
         raise InvalidAdapter(f"{name} cannot be applied to this base in full: {error}.") from error
-    except (OSError, SafetensorError, re.error, ValueError) as error:
+    except (FileNotFoundError, SafetensorError, re.error, ValueError) as error:
         raise InvalidAdapter(f"{name} cannot be read: {error}") from error
     return Adapter(name, factors)
 
