@@ -1,6 +1,7 @@
 """The command group. `adapters --help` loads no command, only the table below."""
 
 import importlib
+import importlib.metadata
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import click
 
 from adaptery.errors import AdapteryError, Interrupted, suggest
+from adaptery.plugins.specs import PLUGIN_GROUP
 
 # Command → (module, summary). The summaries stand here so that listing them imports nothing;
 # a test holds that each equals its command's own.
@@ -63,6 +65,8 @@ class Adapters(click.Group):
 
 def plugin_commands() -> dict[str, click.Command]:
     """Commands that third-party plugins add."""
+    if not importlib.metadata.entry_points(group=PLUGIN_GROUP):
+        return {}  # and the built-in plugins need not be imported to show the help
     from adaptery.cli.context import plugins
 
     return plugins().commands()

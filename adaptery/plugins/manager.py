@@ -13,7 +13,7 @@ import pluggy
 
 from adaptery.errors import PluginError, UnknownName
 from adaptery.plugins import hookspecs
-from adaptery.plugins.specs import Spec
+from adaptery.plugins.specs import PLUGIN_GROUP, Spec
 
 if TYPE_CHECKING:
     import click
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from adaptery.registry.base import Registry
     from adaptery.types import Event, Version
 
-GROUP = "adapters"
 BUILTIN = "adaptery"
 BUILTIN_PLUGINS = (
     *("lora", "qlora", "loraplus", "adalora"),
@@ -69,7 +68,7 @@ class PluginManager:
         for name in BUILTIN_PLUGINS:
             self.register(importlib.import_module(f"adaptery.plugins.builtin.{name}"), BUILTIN)
         found = (
-            importlib.metadata.entry_points(group=GROUP) if entry_points is None else entry_points
+            importlib.metadata.entry_points(group=PLUGIN_GROUP) if entry_points is None else entry_points
         )
         for entry_point in found:
             self.register_entry_point(entry_point)

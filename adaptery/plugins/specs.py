@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+PLUGIN_GROUP = "adapters"  # of entry points
+
 
 @dataclass(frozen=True, slots=True)
 class Spec:

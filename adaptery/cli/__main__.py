@@ -1,0 +1,5 @@
+"""`python -m adaptery.cli`."""
+
+from adaptery.cli import main
+
+main()
