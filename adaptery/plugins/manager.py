@@ -68,7 +68,9 @@ class PluginManager:
         for name in BUILTIN_PLUGINS:
             self.register(importlib.import_module(f"adaptery.plugins.builtin.{name}"), BUILTIN)
         found = (
-            importlib.metadata.entry_points(group=PLUGIN_GROUP) if entry_points is None else entry_points
+            importlib.metadata.entry_points(group=PLUGIN_GROUP)
+            if entry_points is None
+            else entry_points
         )
         for entry_point in found:
             self.register_entry_point(entry_point)
