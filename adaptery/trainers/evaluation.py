@@ -60,7 +60,7 @@ def evaluate(
     import torch
 
     model.eval()
-    with torch.inference_mode():
+    with torch.no_grad():
         losses: list[torch.Tensor] = []
         answers = [""] * len(examples)
         for indices in by_length(examples, batch_size):

@@ -1,6 +1,6 @@
 """The model that is trained: the base as the method wants it, with a fresh adapter."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from adaptery.base_model import LocalBase
 from adaptery.errors import ConfigError, DoesNotFit
@@ -33,38 +33,24 @@ def cpu_has_bf16() -> bool:
 
 
 def load_base(base: LocalBase, method: Method, config: RunConfig) -> "PreTrainedModel":
-    """The base with frozen weights, quantized if the method says so.
+    """The base with frozen weights, as the method wants it.
 
     Raises:
         DoesNotFit: there is not enough memory for it.
         ConfigError: the base is no causal language model that transformers knows.
     """
     import torch
-    from peft import prepare_model_for_kbit_training
-    from transformers import AutoModelForCausalLM
 
-    quantization = method.quantization()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    arguments: dict[str, Any] = {
-        "dtype": precision(config.training.precision),
-        "device_map": {"": device},
-    }
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            base.directory, quantization_config=quantization, **arguments
-        )
+        model = method.load_base(base.directory, precision(config.training.precision), device)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise DoesNotFit(
-            f"The base model {base.identity.id} does not fit into memory: {error}"
-        ) from error
+        who = base.identity.id
+        raise DoesNotFit(f"The base model {who} does not fit into memory: {error}") from error
     except ValueError as error:
-        raise ConfigError(
-            f"The base model {base.identity.id} cannot be trained: {error}"
-        ) from error
+        raise ConfigError(f"{base.identity.id} cannot be trained: {error}") from error
     model.config.use_cache = False
-    if quantization:
-        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    return model.requires_grad_(False)
+    return model
 
 
 def add_adapter(
@@ -75,8 +61,8 @@ def add_adapter(
 
     targets = resolve_targets(model, config.lora.targets)
     plan = AdapterPlan(config.lora, targets, total_steps, config.training.seed)
-    model.enable_input_require_grads() if config.training.gradient_checkpointing else None
     adapted = get_peft_model(model, method.peft_config(plan))
     if config.training.gradient_checkpointing:
+        adapted.enable_input_require_grads()  # else nothing below the first layer is recomputed
         adapted.gradient_checkpointing_enable({"use_reentrant": False})
     return adapted

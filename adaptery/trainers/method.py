@@ -15,7 +15,7 @@ from adaptery.trainers.config import LoraSettings, TrainingConfig
 if TYPE_CHECKING:
     import torch
     from peft import PeftConfig, PeftModel
-    from transformers import BitsAndBytesConfig
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +55,14 @@ class Method:
         layer = Layer(options, dict.fromkeys(options, "options"))
         self.options = resolve(self.Options, [layer]).value
 
-    def quantization(self) -> "BitsAndBytesConfig | None":
-        """How the base is quantized while loading, if it is."""
-        return None
+    def load_base(self, directory: Path, dtype: "torch.dtype", device: str) -> "PreTrainedModel":
+        """The base with its weights frozen, as this method trains on it."""
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=dtype, device_map={"": device}
+        )
+        return model.requires_grad_(False)
 
     def peft_config(self, plan: AdapterPlan) -> "PeftConfig":
         """PEFT's configuration of the adapter."""

@@ -28,7 +28,7 @@ def record_probe(model: "PeftModel", encoder: Encoder) -> tuple[ProbePrompt, ...
 
     model.eval()
     probe = []
-    with torch.inference_mode():
+    with torch.no_grad():
         for question in QUESTIONS:
             ids = encoder.prompt_ids([{"role": "user", "content": question}])
             trained = next_token_scores(model, ids)

@@ -1,5 +1,7 @@
 """QLoRA (arXiv:2305.14314): the frozen base in 4-bit NormalFloat, its constants quantized again."""
 
+import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -10,7 +12,8 @@ from adaptery.plugins.specs import Spec
 from adaptery.trainers.method import Method
 
 if TYPE_CHECKING:
-    from transformers import BitsAndBytesConfig
+    import torch
+    from transformers import PreTrainedModel
 
 
 @hookimpl
@@ -27,14 +30,26 @@ class QLora(Method):
 
     Options = QLoraOptions
 
-    def quantization(self) -> "BitsAndBytesConfig":
-        import torch
-        from transformers import BitsAndBytesConfig
+    def load_base(self, directory: Path, dtype: "torch.dtype", device: str) -> "PreTrainedModel":
+        # It would suggest a package that downloads compiled kernels at run time.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+        from bitsandbytes.nn import Linear4bit
+        from peft import prepare_model_for_kbit_training
+        from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
         assert isinstance(self.options, QLoraOptions)
-        return BitsAndBytesConfig(
+        quantization = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=self.options.double_quantization,
-            bnb_4bit_compute_dtype=torch.bfloat16,
+            bnb_4bit_compute_dtype=dtype,
         )
+        model = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=dtype, device_map={"": device}, quantization_config=quantization
+        )
+        for module in model.modules():
+            if isinstance(module, Linear4bit):
+                # The first evaluation on a CPU would repack the weights for a kernel through which
+                # no gradient flows, and training would go on without the layers below.
+                module.support_avx512bf16_for_cpu = False
+        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
