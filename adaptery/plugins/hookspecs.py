@@ -25,7 +25,7 @@ def training_methods() -> "Iterable[Spec]":  # type: ignore[empty-body]
 
 @hookspec
 def engines() -> "Iterable[Spec]":  # type: ignore[empty-body]
-    """Ways to serve; `load()` returns a function of a `LocalBase` and a `ServeConfig` to an `Engine`."""
+    """Ways to serve; `load()` returns what makes an `Engine` of a `LocalBase` and `ServeConfig`."""
 
 
 @hookspec
