@@ -30,6 +30,7 @@ class BlobStore:
         # (device, inode, mtime in ns, size) -> SHA-256: a file that has not been touched since
         # this process hashed it is not hashed again.
         self._hashed: dict[tuple[int, int, int, int], str] = {}
+        self._settled: set[Path] = set()
 
     def path(self, digest: str) -> Path:
         """Where the blob with this SHA-256 lies, whether it is there or not."""
@@ -38,22 +39,18 @@ class BlobStore:
     def add(self, source: Path, digest: str, what: str | None = None) -> None:
         """Keep a copy of `source` under `digest`, on disk for good when this returns.
 
-        A blob that is there but no longer intact is replaced. Errors call the source `what`.
+        If the blob is there and intact, `source` is not read; if it is there but damaged, it is
+        replaced. Errors call the source `what`.
 
         Raises:
             CorruptFile: the bytes of `source` do not have this SHA-256; nothing is kept.
         """
         target = self.path(digest)
-        with self.staging() as staging:
-            staged = staging / digest
-            found = _copy(source, staged)
-            if found != digest:
-                raise CorruptFile(mismatch(what or source, digest, found))
+        with self._sentences():
             if not self.has(digest):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(staged, target)
-                for directory in (target.parent, *target.parent.parents[:3]):
-                    fsync(directory)
+                self._write(source, target, what or str(source))
+            # Also if it was there: whoever wrote it may have been killed before they came to this.
+            self._settle(target)
 
     def has(self, digest: str) -> bool:
         """Whether the blob is there and intact."""
@@ -87,6 +84,24 @@ class BlobStore:
                 yield directory
             finally:
                 shutil.rmtree(directory)
+
+    def _write(self, source: Path, target: Path, what: str) -> None:
+        with self.staging() as staging:
+            staged = staging / target.name
+            found = _copy(source, staged)
+            if found != target.name:
+                raise CorruptFile(mismatch(what, target.name, found))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(staged, target)
+            self._settled.discard(target)
+
+    def _settle(self, path: Path) -> None:
+        """Make the name of `path`, and those of the directories above it, survive a power cut."""
+        if path in self._settled or path == self._root.parent:
+            return
+        fsync(path.parent)
+        self._settle(path.parent)
+        self._settled.add(path)
 
     @contextmanager
     def _sentences(self) -> Iterator[None]:

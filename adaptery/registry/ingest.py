@@ -104,11 +104,13 @@ def build_files(directory: Path) -> tuple[FileEntry, ...]:
 def check_file(path: Path, entry: FileEntry) -> None:
     """Raises `CorruptFile` unless the file at `path` is there and holds the bytes of `entry`."""
     try:
-        regular = stat.S_ISREG(path.lstat().st_mode)
+        status = path.lstat()
     except FileNotFoundError as error:
         raise CorruptFile(f"{path} is missing; the manifest names it.") from error
-    if not regular:
+    if not stat.S_ISREG(status.st_mode):
         raise CorruptFile(f"{path} is not a plain file (links are not followed).")
+    if status.st_size != entry.size:
+        raise CorruptFile(f"{path} has {status.st_size} bytes; the manifest says {entry.size}.")
     actual = sha256(path)
     if actual != entry.sha256:
         raise CorruptFile(mismatch(path, entry.sha256, actual))

@@ -36,9 +36,9 @@ def ref(text):
 
 
 @pytest.fixture
-def five(registry, adapter):
-    """The registry with five versions of `support`; 1 is live."""
-    for seed in range(1, 6):
+def three(registry, adapter):
+    """The registry with three versions of `support`; 1 is live."""
+    for seed in range(1, 4):
         registry.publish("support", adapter(seed))
     return registry
 
@@ -113,103 +113,103 @@ def test_an_empty_registry_lists_nothing_and_finds_nothing(registry):
     ("reference", "sentence"),
     [
         ("suport", "Did you mean 'support'"),
-        ("support@9", r"no support@9\. Versions of support: 1–5"),
-        ("support@canary", r"no alias 'canary'\. Known: live\. Versions of support: 1–5"),
+        ("support@9", r"no support@9\. Versions of support: 1–3"),
+        ("support@canary", r"no alias 'canary'\. Known: live\. Versions of support: 1–3"),
         ("support@sha256:00000000", "No version of support is support@sha256:00000000"),
     ],
 )
-def test_a_reference_that_means_nothing_is_told_what_there_is(five, reference, sentence):
+def test_a_reference_that_means_nothing_is_told_what_there_is(three, reference, sentence):
     with pytest.raises(ReferenceNotFound, match=sentence):
-        five.resolve(ref(reference))
+        three.resolve(ref(reference))
     with pytest.raises(ReferenceNotFound, match=sentence):
-        five.promote(ref(reference), "candidate")
+        three.promote(ref(reference), "candidate")
 
 
-def test_rollback_walks_back_and_a_new_promotion_starts_from_there(five):
+def test_rollback_walks_back_and_a_new_promotion_starts_from_there(three):
     for number in (2, 3):
-        five.promote(ref(f"support@{number}"))
-    assert five.rollback("support").number == 2
-    assert five.resolve(ref("support")).number == 2
-    five.promote(ref("support@5"))
-    assert [five.rollback("support").number for _ in range(2)] == [2, 1]
+        three.promote(ref(f"support@{number}"))
+    assert three.rollback("support").number == 2
+    assert three.resolve(ref("support")).number == 2
+    three.promote(ref("support@3"))
+    assert [three.rollback("support").number for _ in range(2)] == [2, 1]
     with pytest.raises(ReferenceNotFound, match="nothing earlier to go back to"):
-        five.rollback("support")
-    assert five.resolve(ref("support")).number == 1
+        three.rollback("support")
+    assert three.resolve(ref("support")).number == 1
 
 
-def test_rollback_to_names_the_version(five):
-    five.promote(ref("support@3"))
-    assert five.rollback("support", to=2).number == 2
-    assert five.resolve(ref("support")).number == 2
+def test_rollback_to_names_the_version(three):
+    three.promote(ref("support@3"))
+    assert three.rollback("support", to=2).number == 2
+    assert three.resolve(ref("support")).number == 2
     with pytest.raises(ReferenceNotFound, match="no support@9"):
-        five.rollback("support", to=9)
+        three.rollback("support", to=9)
     with pytest.raises(ReferenceNotFound, match="no alias 'canary'"):
-        five.rollback("support", "canary")
+        three.rollback("support", "canary")
 
 
-def test_history_tells_everything_in_order(five, monkeypatch):
+def test_history_tells_everything_in_order(three, monkeypatch):
     monkeypatch.setenv("ADAPTERS_ACTOR", "ada")
-    five.promote(ref("support@2"), reason="better F1")
-    five.rollback("support", reason="it swears")
-    *published, promoted, rolled_back = five.history("support")
-    assert [event.kind for event in published] == [EventKind.PUBLISHED] * 5
+    three.promote(ref("support@2"), reason="better F1")
+    three.rollback("support", reason="it swears")
+    *published, promoted, rolled_back = three.history("support")
+    assert [event.kind for event in published] == [EventKind.PUBLISHED] * 3
     assert (published[0].alias, published[1].alias) == ("live", None)
     assert (promoted.kind, promoted.number, promoted.previous) == (EventKind.PROMOTED, 2, 1)
     assert (promoted.actor, promoted.reason) == ("ada", "better F1")
     assert (rolled_back.kind, rolled_back.number) == (EventKind.ROLLED_BACK, 1)
     assert rolled_back.reason == "it swears"
-    assert sorted({event.id for event in five.history("support")}) == [1, 2, 3, 4, 5, 6, 7]
+    assert sorted({event.id for event in three.history("support")}) == [1, 2, 3, 4, 5]
 
 
-def test_the_event_that_is_returned_is_the_one_in_the_history(five):
-    assert five.promote(ref("support@4")) == five.history("support")[-1]
-    assert five.rollback("support") == five.history("support")[-1]
+def test_the_event_that_is_returned_is_the_one_in_the_history(three):
+    assert three.promote(ref("support@3")) == three.history("support")[-1]
+    assert three.rollback("support") == three.history("support")[-1]
 
 
-def test_another_opener_sees_a_promotion_at_once(five, open_registry):
+def test_another_opener_sees_a_promotion_at_once(three, open_registry):
     reader = open_registry(None)
     assert reader.resolve(ref("support")).number == 1
-    five.promote(ref("support@3"))
+    three.promote(ref("support@3"))
     assert reader.resolve(ref("support")).number == 3
     assert reader.aliases("support")[0].generation == 2
 
 
-def test_expect_guards_a_promotion(five):
-    five.promote(ref("support@2"), expect=1)
+def test_expect_guards_a_promotion(three):
+    three.promote(ref("support@2"), expect=1)
     with pytest.raises(Conflict, match="points to support@2, not to support@1"):
-        five.promote(ref("support@3"), expect=1)
-    assert five.resolve(ref("support")).number == 2
+        three.promote(ref("support@3"), expect=1)
+    assert three.resolve(ref("support")).number == 2
 
 
-def test_an_alias_that_moves_while_hooks_think_is_a_conflict(five, open_registry):
+def test_an_alias_that_moves_while_hooks_think_is_a_conflict(three, open_registry):
     class Meddler(Gate):
         def objections(self, version, alias):
-            five.promote(ref("support@5"))
+            three.promote(ref("support@3"))
             return ()
 
-    with pytest.raises(Conflict, match="moved to support@5 meanwhile"):
+    with pytest.raises(Conflict, match="moved to support@3 meanwhile"):
         open_registry(Meddler()).promote(ref("support@2"))
-    assert five.resolve(ref("support")).number == 5
+    assert three.resolve(ref("support")).number == 3
 
 
-def test_another_alias_may_move_while_hooks_think(five, open_registry):
+def test_another_alias_may_move_while_hooks_think(three, open_registry):
     class Neighbour(Gate):
         def objections(self, version, alias):
-            five.promote(ref("support@5"), "canary")
+            three.promote(ref("support@3"), "canary")
             return ()
 
     open_registry(Neighbour()).promote(ref("support@2"))
-    assert five.resolve(ref("support")).number == 2
+    assert three.resolve(ref("support")).number == 2
 
 
-def test_an_objection_stops_a_promotion_and_says_why(five, open_registry):
+def test_an_objection_stops_a_promotion_and_says_why(three, open_registry):
     gate = Gate("F1 fell by 0.2.", "Nobody has reviewed it.")
     sentence = r"support@2 must not become 'canary': F1 fell by 0\.2\. Nobody has reviewed it\."
     with pytest.raises(PromotionRefused, match=sentence):
         open_registry(gate).promote(ref("support@2"), "canary")
     assert gate.asked == [("support@2", "canary")]
     assert gate.told == []
-    assert [alias.name for alias in five.aliases("support")] == ["live"]
+    assert [alias.name for alias in three.aliases("support")] == ["live"]
 
 
 def test_an_objection_keeps_the_first_version_from_becoming_live(open_registry, adapter):
@@ -237,8 +237,8 @@ def test_hooks_are_told_of_every_change_and_of_nothing_else(open_registry, adapt
     ]
 
 
-def test_a_rollback_asks_nobody(five, open_registry):
-    five.promote(ref("support@2"))
+def test_a_rollback_asks_nobody(three, open_registry):
+    three.promote(ref("support@2"))
     gate = Gate("never")
     assert open_registry(gate).rollback("support").number == 1
     assert gate.asked == []
@@ -251,9 +251,9 @@ def test_a_bad_name_is_refused(registry, adapter, name):
 
 
 @pytest.mark.parametrize("alias", ["latest", "v3", "Live", "a/b"])
-def test_a_bad_alias_is_refused(five, alias):
+def test_a_bad_alias_is_refused(three, alias):
     with pytest.raises(InvalidName):
-        five.promote(ref("support@2"), alias)
+        three.promote(ref("support@2"), alias)
 
 
 def test_files_that_are_not_the_manifests_are_refused_and_nothing_is_kept(
