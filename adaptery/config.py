@@ -21,7 +21,10 @@ ENVIRONMENT_PREFIX = "ADAPTERS_"
 class Config(BaseModel):
     """A frozen group of options; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # A variable or an assignment that reads `2024` is a number to YAML, and may be meant as a name.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True
+    )
 
 
 C = TypeVar("C", bound=Config)
@@ -36,13 +39,19 @@ class Layer:
 
     @classmethod
     def of(cls, dotted: Mapping[str, Any], origin: str) -> "Layer":
-        """A layer of `{"training.seed": 1}`, every value from the same place."""
+        """A layer of `{"training.seed": 1}`, every value from the same place.
+
+        Raises:
+            ConfigError: one key is both a value and a group of others.
+        """
         values: dict[str, Any] = {}
         for key, value in dotted.items():
             *groups, last = key.split(".")
             group = values
             for name in groups:
                 group = group.setdefault(name, {})
+                if not isinstance(group, dict):
+                    raise ConfigError(f"The option {name!r} is given both whole and as {key!r}.")
             group[last] = value
         return cls(values, dict.fromkeys(dotted, origin))
 
@@ -55,14 +64,28 @@ class Resolved(Generic[C]):
     origins: Mapping[str, str]
 
 
+class UniqueKeys(yaml.SafeLoader):
+    """YAML in which a second block of the same name is an error, not the end of the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key.value!r} stands there twice", problem_mark=key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
 def read_file(path: Path) -> Layer:
     """The layer of a YAML file.
 
     Raises:
-        ConfigError: it cannot be read, or is not a YAML mapping.
+        ConfigError: it cannot be read, is not a YAML mapping, or names a key twice.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"The configuration file {path} cannot be read: {error}") from error
     if not isinstance(values, dict):
@@ -85,18 +108,27 @@ def read_assignments(assignments: Iterable[str]) -> Layer:
             raise ConfigError(
                 f"--set {text!r} is not KEY=VALUE, such as training.learning_rate=1e-4."
             )
-        try:
-            dotted[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {text!r}: the value cannot be read: {error}") from error
+        dotted[key] = read_value(value, f"--set {text!r}")
     return Layer.of(dotted, "--set")
+
+
+def read_value(text: str, where: str) -> Any:
+    """A single value, read as YAML.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} cannot be read: {error}") from error
 
 
 def read_environment(schema: type[Config], environment: Mapping[str, str] = os.environ) -> Layer:
     """The layer of variables such as `ADAPTERS_TRAINING_SEED`, one per field of `schema`.
 
     Raises:
-        ConfigError: a variable names a group of `schema` but no field in it.
+        ConfigError: a variable names a group of `schema` but no field in it, or cannot be read.
     """
     variables = {environment_name(key): key for key in fields_of(schema)}
     groups = tuple(
@@ -105,7 +137,7 @@ def read_environment(schema: type[Config], environment: Mapping[str, str] = os.e
     dotted, origins = {}, {}
     for name, value in environment.items():
         if name in variables:
-            dotted[variables[name]] = yaml.safe_load(value)
+            dotted[variables[name]] = read_value(value, f"The variable {name}={value!r}")
             origins[variables[name]] = f"environment {name}"
         elif name.startswith(groups):
             raise ConfigError(f"The variable {name} sets no option. {suggest(name, variables)}")
@@ -145,10 +177,8 @@ def explain(error: ValidationError, schema: type[Config], origins: Mapping[str, 
 
 
 def explain_one(item: Mapping[str, Any], schema: type[Config], origins: Mapping[str, str]) -> str:
-    key = ".".join(str(part) for part in item["loc"] if not str(part).startswith("function-"))
-    origin = next(
-        (f" (from {origins[k]})" for k in origins if key == k or key.startswith(k + ".")), ""
-    )
+    key = key_of(item["loc"], schema)
+    origin = next((f" (from {origins[other]})" for other in origins if related(key, other)), "")
     if item["type"] == "extra_forbidden":
         known = list(fields_of(schema))
         return join(f"There is no option {key!r}{origin}.", suggest(key, known))
@@ -156,9 +186,22 @@ def explain_one(item: Mapping[str, Any], schema: type[Config], origins: Mapping[
         return (
             f"The option {key!r} is missing: give it as a flag, with --set {key}=… or in the file."
         )
-    message = item["msg"].removeprefix("Value error, ")
+    message = item["msg"].removeprefix("Value error, ").removesuffix(".")
     value = item["input"]
     return f"The option {key!r} cannot be {value!r}{origin}: {message[0].lower()}{message[1:]}."
+
+
+def related(key: str, other: str) -> bool:
+    """Whether two dotted keys are the same, or one is a group that holds the other."""
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
+
+
+def key_of(location: Sequence[str | int], schema: type[Config]) -> str:
+    """The dotted key of a finding; pydantic's location also names the branch of a union."""
+    parts = [str(part) for part in location]
+    fields = set(fields_of(schema))
+    ends = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next((key for key in ends if key in fields), ".".join(parts))
 
 
 def fields_of(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
