@@ -55,8 +55,8 @@ class SlotCache:
         Raises:
             DoesNotFit: there is not so much memory.
         """
-        cache = SlotCache(slots, context)
         self._require(slots * context)
+        cache = SlotCache(slots, context)
         try:
             cache._layers = {
                 layer: (cache._room(keys[0]), cache._room(values[0]))

@@ -6,7 +6,7 @@ from math import prod
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -79,12 +79,12 @@ def load_model(base: LocalBase, device: torch.device, dtype: torch.dtype) -> Pre
         DoesNotFit: there is too little memory.
         BaseNotFound: the files are not a model that transformers can load.
     """
-    require_memory(base, device, dtype)
     try:
+        require_memory(base, device, dtype)
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             base.directory, dtype=dtype, local_files_only=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BaseNotFound(f"{base.directory} cannot be loaded as a model: {error}") from error
     model.eval().requires_grad_(False)
     try:
@@ -125,10 +125,10 @@ def longest_context(model: PreTrainedModel, asked: int | None, default: int) -> 
     config: Any = model.config.get_text_config()
     own: int = getattr(config, "max_position_embeddings", None) or default
     rope: Mapping[str, Any] = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") in ("dynamic", "longrope"):
-        # These change the angles of all tokens with the longest sequence in the batch: an answer
-        # would depend on its neighbours. Below the original length they leave them alone.
-        own = min(own, rope.get("original_max_position_embeddings") or own)
+    if rope.get("rope_type") == "longrope":
+        # Beyond its original length it turns all tokens of a batch by other angles: an answer
+        # would depend on its neighbours.
+        own = min(own, rope["original_max_position_embeddings"])
     if asked is not None and asked > own:
         raise ConfigError(
             f"--max-context {asked:,} is more than the {own:,} tokens that this base can be "

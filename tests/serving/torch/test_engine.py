@@ -1,0 +1,280 @@
+"""The engine against the truth: transformers and PEFT, one request at a time, in float32."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+
+import pytest
+import torch
+
+from adaptery.base_model import LocalBase, open_base
+from adaptery.errors import DoesNotFit, EngineError
+from adaptery.serving.config import ServeConfig
+from adaptery.serving.engine import Chunk, GenerationRequest, SamplingParams
+from adaptery.serving.torch.engine import TorchEngine
+from adaptery.serving.torch.runner import Runner
+from tests.serving import models
+
+pytestmark = pytest.mark.anyio
+
+GREEDY = SamplingParams(20, temperature=0)
+
+
+@asynccontextmanager
+async def running(base: LocalBase, config: ServeConfig, **changes) -> AsyncIterator[TorchEngine]:
+    engine = TorchEngine(base, config.model_copy(update=changes))
+    await engine.start()
+    yield engine
+    await engine.close()
+
+
+async def ask(
+    engine: TorchEngine, prompt: list[int], sampling=GREEDY, adapter: str | None = None
+) -> list[Chunk]:
+    request = GenerationRequest(tuple(prompt), sampling, adapter)
+    async with aclosing(engine.generate(request)) as chunks:
+        return [chunk async for chunk in chunks]
+
+
+def tokens(chunks: list[Chunk]) -> list[int]:
+    return [chunk.token for chunk in chunks]
+
+
+def random_prompt(rng: random.Random, longest: int = 60) -> list[int]:
+    return [rng.randrange(3, models.VOCABULARY) for _ in range(rng.randrange(1, longest))]
+
+
+async def test_a_mixed_batch_answers_as_each_adapter_alone(engine, base_directory, adapters):
+    for name, directory in adapters.items():
+        await engine.load(name, directory)
+    rng = random.Random(5)
+    asked = [(name, random_prompt(rng), rng.randrange(1, 30)) for name in [None, *adapters] * 5]
+    rng.shuffle(asked)
+    delays = [rng.random() * 0.3 for _ in asked]
+
+    async def arrive(delay: float, name: str | None, prompt: list[int], count: int):
+        await asyncio.sleep(delay)
+        return tokens(await ask(engine, prompt, SamplingParams(count, temperature=0), name))
+
+    waiting = [arrive(delay, *one) for delay, one in zip(delays, asked, strict=True)]
+    answers = await asyncio.gather(*waiting)
+    for answer, (name, prompt, count) in zip(answers, asked, strict=True):
+        adapter = adapters[name] if name else None
+        assert answer == models.truth(base_directory, adapter, prompt, count), name
+
+
+async def test_adapters_change_the_answers_in_different_ways(engine, adapters):
+    """Else the test above could pass with adapters that are not applied."""
+    for name, directory in adapters.items():
+        await engine.load(name, directory)
+    answers = [tokens(await ask(engine, [9, 8, 7], adapter=name)) for name in [None, *adapters]]
+    assert len({tuple(answer) for answer in answers}) == len(answers)
+
+
+async def test_a_llama_answers_as_transformers_and_peft(tmp_path, config):
+    directory = models.write_llama(tmp_path / "llama")
+    adapter = models.write_adapter(
+        tmp_path / "adapter", directory, 3, r=5, target_modules=["k_proj", "up_proj"]
+    )
+    prompt = random_prompt(random.Random(1))
+    async with running(open_base(str(directory)), config) as engine:
+        await engine.load("a", adapter)
+        both = await asyncio.gather(ask(engine, prompt), ask(engine, prompt, adapter="a"))
+    assert tokens(both[0]) == models.truth(directory, None, prompt, 20)
+    assert tokens(both[1]) == models.truth(directory, adapter, prompt, 20)
+
+
+async def test_a_prompt_in_pieces_answers_as_in_one(base, config, adapters):
+    prompt = [i % 90 + 5 for i in range(150)]
+    sampling = SamplingParams(5, temperature=0, logprobs=3)
+    answers = []
+    for step_tokens in (7, 512):
+        async with running(base, config, step_tokens=step_tokens) as engine:
+            await engine.load("wide", adapters["wide"])
+            answers.append(await ask(engine, prompt, sampling, "wide"))
+    assert tokens(answers[0]) == tokens(answers[1])
+    for piecewise, whole in zip(*answers, strict=True):
+        assert piecewise.logprob == pytest.approx(whole.logprob, abs=1e-4)
+
+
+async def test_a_long_prompt_does_not_stall_those_who_are_answering(base, config):
+    async with running(base, config, step_tokens=8) as engine:
+        order = []
+
+        async def follow(name: str, prompt: list[int], count: int) -> None:
+            request = GenerationRequest(tuple(prompt), SamplingParams(count, temperature=0))
+            async for _ in engine.generate(request):
+                order.append(name)
+
+        first = asyncio.create_task(follow("short", [5, 6], 40))
+        while not order:
+            await asyncio.sleep(0.001)
+        await follow("long", [7] * 200, 1)
+        await first
+    assert order.index("long") > 20  # 200 tokens at 7 a step beside the short one
+
+
+async def test_a_seed_repeats_an_answer_whoever_else_is_in_the_batch(engine, adapters):
+    await engine.load("wide", adapters["wide"])
+    sampling = SamplingParams(25, temperature=1.0, top_p=0.95, seed=11)
+    alone = tokens(await ask(engine, [4, 5, 6], sampling, "wide"))
+    mates = [ask(engine, [i, i + 1], SamplingParams(30, temperature=1.5)) for i in range(5, 10)]
+    _, *_, crowded = await asyncio.gather(*mates, ask(engine, [4, 5, 6], sampling, "wide"))
+    assert tokens(crowded) == alone
+    other = SamplingParams(25, temperature=1.0, top_p=0.95, seed=12)
+    assert tokens(await ask(engine, [4, 5, 6], other, "wide")) != alone
+
+
+async def test_logprobs_are_the_models(engine, base_directory):
+    prompt = [20, 30, 40]
+    chunks = await ask(engine, prompt, SamplingParams(4, temperature=0.7, seed=1, logprobs=5))
+    ids = torch.tensor([prompt + tokens(chunks)])
+    with torch.inference_mode():
+        logits = models.load_base(base_directory)(ids).logits[0]
+    expected = logits.log_softmax(-1)
+    for position, chunk in enumerate(chunks, start=len(prompt) - 1):
+        assert chunk.logprob == pytest.approx(float(expected[position, chunk.token]), abs=1e-4)
+        values, top = expected[position].topk(5)
+        assert [token for token, _ in chunk.top_logprobs] == top.tolist()
+        assert [value for _, value in chunk.top_logprobs] == pytest.approx(
+            values.tolist(), abs=1e-4
+        )
+
+
+async def test_an_answer_ends_at_the_end_token_which_has_no_text(tmp_path, config):
+    """A base whose scores all point at its end token, listed in the generation config."""
+    directory = models.write_qwen2(tmp_path / "base", tie_word_embeddings=False)
+    model = models.load_base(directory)
+    with torch.no_grad():
+        model.lm_head.weight.copy_(torch.zeros_like(model.lm_head.weight))
+        model.lm_head.weight[42] = 1.0
+        model.model.norm.weight.fill_(0)
+    model.generation_config.eos_token_id = [0, 42]
+    model.save_pretrained(directory)
+    async with running(open_base(str(directory)), config) as engine:
+        chunks = await ask(engine, [5], SamplingParams(9, temperature=0))
+    # All scores are equal, so the first of them wins: token 0, the tokenizer's end token.
+    assert [(c.token, c.text, c.finish_reason) for c in chunks] == [(0, "", "stop")]
+
+
+async def test_a_stop_string_ends_the_answer_before_it(engine, base):
+    whole = "".join(chunk.text for chunk in await ask(engine, [9, 8, 7]))
+    stop = whole[7:10]
+    chunks = await ask(engine, [9, 8, 7], SamplingParams(20, temperature=0, stop=("zzz", stop)))
+    assert "".join(chunk.text for chunk in chunks) == whole[: whole.index(stop)]
+    assert [chunk.finish_reason for chunk in chunks][-1] == "stop"
+
+
+async def test_an_adapter_that_overflows_fails_its_own_request_only(
+    engine, tmp_path, base_directory
+):
+    adapter = models.write_adapter(tmp_path, base_directory, 1, r=2, target_modules=["down_proj"])
+    models.edit_config(adapter, lora_alpha=1e38)
+    await engine.load("huge", adapter)
+    rng = random.Random(2)
+    prompts = [random_prompt(rng) for _ in range(4)]
+    failing = asyncio.gather(
+        *[ask(engine, prompt, adapter="huge") for prompt in prompts], return_exceptions=True
+    )
+    answers = await asyncio.gather(*[ask(engine, prompt) for prompt in prompts])
+    errors = await failing
+    assert all(isinstance(e, EngineError) and "not finite" in str(e) for e in errors)
+    for _ in range(2):  # the second time in the slots that the failed ones had
+        for prompt, answer in zip(prompts, answers, strict=True):
+            assert tokens(answer) == models.truth(base_directory, None, prompt, 20)
+        answers = await asyncio.gather(*[ask(engine, prompt) for prompt in prompts])
+
+
+async def test_a_cancelled_request_gives_its_slot_to_the_next(base, config):
+    async with running(base, config, max_sequences=1) as engine:
+        long = GenerationRequest((5,), SamplingParams(200, temperature=1.0, seed=3))
+        async with aclosing(engine.generate(long)) as chunks:
+            await anext(chunks)
+        async with asyncio.timeout(10):
+            assert len(await ask(engine, [6], SamplingParams(3, temperature=0))) == 3
+
+
+async def test_requests_beyond_the_slots_are_answered_in_order(base, config):
+    async with running(base, config, max_sequences=2) as engine:
+        done = []
+
+        async def one(number: int) -> None:
+            await ask(engine, [number + 5], SamplingParams(4, temperature=1.0, seed=number))
+            done.append(number)
+
+        await asyncio.gather(*[one(number) for number in range(8)])
+    assert sorted(done) == list(range(8))
+    assert [number // 2 for number in done] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+async def test_a_request_in_flight_keeps_its_version_and_unload_waits_for_it(
+    engine, adapters, base_directory
+):
+    await engine.load("wide", adapters["wide"])
+    request = GenerationRequest((9, 8, 7), SamplingParams(60, temperature=0), "wide")
+    async with aclosing(engine.generate(request)) as chunks:
+        begun = [await anext(chunks)]
+        unloading = asyncio.create_task(engine.unload("wide"))
+        await asyncio.sleep(0)
+        assert "wide" not in engine.loaded()
+        with pytest.raises(EngineError, match="not loaded"):
+            await ask(engine, [5], adapter="wide")
+        assert not unloading.done()
+        begun += [chunk async for chunk in chunks]
+    await unloading
+    assert tokens(begun) == models.truth(base_directory, adapters["wide"], [9, 8, 7], 60)
+
+
+async def test_a_version_loaded_again_answers_as_before(engine, adapters):
+    await engine.load("wide", adapters["wide"])
+    before = tokens(await ask(engine, [9, 8, 7], adapter="wide"))
+    await engine.unload("wide")
+    await engine.load("wide", adapters["wide"])
+    assert tokens(await ask(engine, [9, 8, 7], adapter="wide")) == before
+
+
+async def test_when_a_step_fails_all_requests_end_and_the_engine_is_not_healthy(
+    engine, monkeypatch
+):
+    def fail(self, pieces):
+        raise RuntimeError("device lost")
+
+    assert engine.healthy
+    monkeypatch.setattr(Runner, "run", fail)
+    waiting = [ask(engine, [i]) for i in range(5, 15)]
+    errors = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(error, EngineError) for error in errors)
+    assert not engine.healthy
+    with pytest.raises(EngineError, match="device lost"):
+        await ask(engine, [5])
+
+
+async def test_closing_ends_requests_in_flight_with_an_error(base, config):
+    engine = TorchEngine(base, config)
+    await engine.start()
+    asking = asyncio.create_task(ask(engine, [5], SamplingParams(240, temperature=1.0, seed=1)))
+    await asyncio.sleep(0.05)
+    await engine.close()
+    with pytest.raises(EngineError, match="stopped"):
+        await asking
+    assert not engine.healthy
+
+
+async def test_more_than_the_context_is_refused(engine):
+    with pytest.raises(DoesNotFit, match="256"):
+        await ask(engine, [5] * 250, SamplingParams(7))
+    assert len(await ask(engine, [5] * 250, SamplingParams(6, temperature=1.5, seed=1))) <= 6
+
+
+async def test_half_precision_differs_from_float32_by_rounding_only(base, config, adapters: dict):
+    sampling = SamplingParams(1, temperature=0, logprobs=10)
+    scores = {}
+    for dtype in ("float32", "bfloat16"):
+        async with running(base, config, dtype=dtype) as engine:
+            await engine.load("wide", adapters["wide"])
+            chunk = (await ask(engine, [9, 8, 7], sampling, "wide"))[0]
+            scores[dtype] = dict(chunk.top_logprobs)
+    assert scores["bfloat16"] != scores["float32"]
+    for token in scores["float32"].keys() & scores["bfloat16"].keys():
+        assert scores["bfloat16"][token] == pytest.approx(scores["float32"][token], abs=0.3)

@@ -1,0 +1,124 @@
+"""Only what is computed right is served; the rest is refused before the first request."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedModel,
+)
+
+from adaptery.base_model import open_base
+from adaptery.errors import AdapteryError, BaseNotFound, ConfigError, DoesNotFit, UsageError
+from adaptery.serving.config import ServeConfig
+from adaptery.serving.engine import GenerationRequest, SamplingParams
+from adaptery.serving.torch.engine import TorchEngine
+from adaptery.serving.torch.trial import require_same
+from tests.serving import models
+
+pytestmark = pytest.mark.anyio
+
+PROMPT = [i % 90 + 5 for i in range(70)]
+
+
+async def greedy(directory: Path, config: ServeConfig, **changes) -> list[int]:
+    engine = TorchEngine(open_base(str(directory)), config.model_copy(update=changes))
+    try:
+        await engine.start()
+        request = GenerationRequest(tuple(PROMPT), SamplingParams(12, temperature=0))
+        return [chunk.token async for chunk in engine.generate(request)]
+    finally:
+        await engine.close()
+
+
+def write(directory: Path, model: PreTrainedModel) -> Path:
+    return models.write_base(directory, model)
+
+
+async def test_a_window_that_is_never_reached_is_served(tmp_path, config):
+    torch.manual_seed(2)
+    shape = MistralConfig(**models.SHAPE, sliding_window=100)
+    directory = write(tmp_path, MistralForCausalLM(shape))
+    assert await greedy(directory, config, max_context=100) == models.truth(
+        directory, None, PROMPT, 12
+    )
+    with pytest.raises(UsageError, match="--max-context 100"):
+        await greedy(directory, config, max_context=101)
+
+
+async def test_experts_are_served(tmp_path, config):
+    torch.manual_seed(2)
+    shape = MixtralConfig(**models.SHAPE, num_local_experts=4, num_experts_per_tok=2)
+    directory = write(tmp_path, MixtralForCausalLM(shape))
+    assert await greedy(directory, config) == models.truth(directory, None, PROMPT, 12)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: Gemma2ForCausalLM(Gemma2Config(**models.SHAPE, head_dim=16)),
+        lambda: MambaForCausalLM(
+            MambaConfig(vocab_size=128, hidden_size=32, num_hidden_layers=1, state_size=4)
+        ),
+    ],
+    ids=["soft caps", "no attention"],
+)
+async def test_what_would_be_computed_wrong_is_refused(tmp_path, config, model):
+    directory = write(tmp_path, model())
+    with pytest.raises(UsageError, match="cannot run"):
+        await greedy(directory, config)
+
+
+def test_scores_that_differ_are_noticed():
+    scores = torch.randn(2, 100)
+    require_same(scores, scores + 0.01 * torch.randn(2, 100))
+    for other in (torch.randn(2, 100), scores + float("nan"), scores.roll(1, 0)):
+        with pytest.raises(UsageError, match="differ"):
+            require_same(scores, other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"max_context": 4096}, ConfigError),  # the base was made for 512
+        ({"device": "mps"}, ConfigError),
+        ({"max_sequences": 10**9}, DoesNotFit),
+    ],
+    ids=["context", "device", "memory"],
+)
+async def test_what_the_machine_or_the_base_cannot_do_is_refused(
+    base_directory, config, changes, error: type[AdapteryError]
+):
+    with pytest.raises(error):
+        await greedy(base_directory, config, **changes)
+
+
+async def test_scaled_positions_that_depend_on_the_neighbours_are_not_used(tmp_path, config):
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "short_factor": [1.0] * 8,
+        "long_factor": [4.0] * 8,
+        "original_max_position_embeddings": 90,
+    }
+    directory = models.write_qwen2(tmp_path, rope_parameters=rope)
+    with pytest.raises(ConfigError, match="90"):
+        await greedy(directory, config, max_context=91)
+    answer = await greedy(directory, config, max_context=None)
+    assert answer == models.truth(directory, None, PROMPT, 12)
+
+
+async def test_a_base_whose_weights_are_damaged_is_refused(tmp_path, config):
+    directory = models.write_qwen2(tmp_path)
+    base = open_base(str(directory))
+    (directory / "model.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(BaseNotFound):
+        await TorchEngine(base, config).start()
