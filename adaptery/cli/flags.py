@@ -1,7 +1,7 @@
 """Flags made from a configuration's fields: help and defaults stand in one place, the field."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import click
 from pydantic import BaseModel
@@ -9,16 +9,18 @@ from pydantic.fields import FieldInfo
 
 from adaptery.config import Layer
 
+F = TypeVar("F", bound=Callable[..., Any])
 
-def config_flags(schema: type[BaseModel], flags: Mapping[str, str]) -> Any:
+
+def config_flags(schema: type[BaseModel], flags: Mapping[str, str]) -> Callable[[F], F]:
     """A decorator that adds an option for each flag → dotted key of `schema`.
 
     Values are left as text for `resolve` to check, so that a wrong one is explained in one way
     wherever it comes from. The command gets them as keyword arguments for `given`.
     """
 
-    def decorate(command: Any) -> Any:
-        for flag, key in reversed(flags.items()):
+    def decorate(command: F) -> F:
+        for flag, key in reversed(list(flags.items())):
             field = field_of(schema, key)
             several = (
                 field.annotation is not None and "tuple" in str(field.annotation).split("|")[0]

@@ -1,6 +1,5 @@
 """QLoRA (arXiv:2305.14314): the frozen base in 4-bit NormalFloat, its constants quantized again."""
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,8 +30,6 @@ class QLora(Method):
     Options = QLoraOptions
 
     def load_base(self, directory: Path, dtype: "torch.dtype", device: str) -> "PreTrainedModel":
-        # It would suggest a package that downloads compiled kernels at run time.
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         from bitsandbytes.nn import Linear4bit
         from peft import prepare_model_for_kbit_training
         from transformers import AutoModelForCausalLM, BitsAndBytesConfig
