@@ -33,10 +33,22 @@ class LocalBase:
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
-        """The base's tokenizer, from its local files alone."""
+        """The base's tokenizer, from its local files alone.
+
+        Raises:
+            BaseNotFound: there is none, or it cannot be read.
+        """
         from transformers import AutoTokenizer
 
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.directory)
+        try:
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.directory)
+        except Exception as error:
+            raise BaseNotFound(
+                f"The tokenizer of {self.directory} cannot be read: {type(error).__name__}: {error}"
+            ) from error
+        if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
+            # transformers makes an empty one up where the files are missing
+            raise BaseNotFound(f"{self.directory} holds no tokenizer.")
         return tokenizer
 
     @cached_property
@@ -107,14 +119,28 @@ def download(base: str, revision: str | None) -> tuple[Path, str]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        directory = Path(snapshot_download(base, revision=revision, allow_patterns=FILES))
+        # The library reads $HF_ENDPOINT once, at import; it may have been set since.
+        endpoint = os.environ.get("HF_ENDPOINT")
+        directory = Path(
+            snapshot_download(base, revision=revision, allow_patterns=FILES, endpoint=endpoint)
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BaseNotFound(
             f"The base model {base!r} is not a directory here and could not be had from the Hub: "
-            f"{reason} Give a directory, or check the name and the network."
+            f"{reason(error, revision)}. Give a directory, or check the name and the network."
         ) from error
     return directory, directory.name
+
+
+def reason(error: Exception, revision: str | None) -> str:
+    """Why the Hub did not give a model, in a line."""
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    if isinstance(error, RepositoryNotFoundError):
+        return "it has no such model, or not for you"
+    if isinstance(error, RevisionNotFoundError):
+        return f"it has the model, but not the revision {revision!r}"
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def base_digest(directory: Path) -> str:
@@ -140,7 +166,12 @@ def base_digest(directory: Path) -> str:
 
 def read_config(directory: Path) -> dict[str, Any]:
     try:
-        config: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        # Infinities, which some models have and strict JSON has not, become their names.
+        config = json.loads(
+            (directory / "config.json").read_text(encoding="utf-8"), parse_constant=str
+        )
+        if not isinstance(config, dict):
+            raise ValueError("it is no JSON object")
     except (OSError, ValueError) as error:
         raise BaseNotFound(
             f"{directory} is no base model: its config.json cannot be read ({error})."
@@ -152,17 +183,20 @@ def tensor_fingerprints(shard: Path) -> dict[str, list[Any]]:
     """Tensor name → [dtype, shape, SHA-256 of its first and last bytes] of one safetensors file."""
     try:
         with shard.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
+            header = json.loads(file.read(length if length < size else 0))
             header.pop("__metadata__", None)
             prints = {}
             for name, entry in header.items():
                 begin, end = (8 + length + offset for offset in entry["data_offsets"])
+                if end > size:
+                    raise ValueError(f"{name} ends at byte {end} of {size}")
                 file.seek(begin)
                 sample = file.read(min(SAMPLE, end - begin))
                 file.seek(max(begin, end - SAMPLE))
                 sample += file.read(min(SAMPLE, end - begin))
                 prints[name] = [entry["dtype"], entry["shape"], hashlib.sha256(sample).hexdigest()]
-    except (OSError, ValueError, KeyError, OverflowError, MemoryError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise BaseNotFound(f"{shard} is not a readable safetensors file ({error}).") from error
     return prints
