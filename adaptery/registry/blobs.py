@@ -46,7 +46,7 @@ class BlobStore:
             CorruptFile: the bytes of `source` do not have this SHA-256; nothing is kept.
         """
         target = self.path(digest)
-        with self._sentences():
+        with self.sentences():
             if not self.has(digest):
                 self._write(source, target, what or str(source))
             # Also if it was there: whoever wrote it may have been killed before they came to this.
@@ -66,7 +66,7 @@ class BlobStore:
             CorruptFile: a blob is gone or no longer has its digest.
         """
         target = self._root / "checkouts" / digest
-        with self._sentences():
+        with self.sentences():
             for file in files:
                 self._verify(file)
             if not self._links(target, files):
@@ -77,13 +77,21 @@ class BlobStore:
     def staging(self) -> Iterator[Path]:
         """A fresh directory on the same file system, gone afterwards."""
         parent = self._root / "tmp"
-        with self._sentences():
+        with self.sentences():
             parent.mkdir(parents=True, exist_ok=True)
             directory = Path(tempfile.mkdtemp(dir=parent))
             try:
                 yield directory
             finally:
                 shutil.rmtree(directory)
+
+    @contextmanager
+    def sentences(self) -> Iterator[None]:
+        """Turn what the file system refuses into a `RegistryError`."""
+        try:
+            yield
+        except OSError as error:
+            raise RegistryError(f"{self._root} cannot be used: {error}.") from error
 
     def _write(self, source: Path, target: Path, what: str) -> None:
         with self.staging() as staging:
@@ -102,13 +110,6 @@ class BlobStore:
         fsync(path.parent)
         self._settle(path.parent)
         self._settled.add(path)
-
-    @contextmanager
-    def _sentences(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise RegistryError(f"{self._root} cannot be used: {error}.") from error
 
     def _verify(self, file: FileEntry) -> None:
         path = self.path(file.sha256)

@@ -10,7 +10,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -157,8 +157,9 @@ class HubRegistry(LineRegistry):
     def _settle(self, name: str, decide: Decide, package: AdapterPackage | None) -> Event | None:
         """Commit what `decide` wants, and look again until it is known to be there."""
         attempted: list[Event] = []
-        failure: RemoteError | None = None
-        for attempt in range(_ATTEMPTS):
+        while True:
+            # Tags first: then a tag that the line does not know cannot be a newer version's.
+            tags = self._client.tags(self._repo(name)) if package else {}
             head, line = self._read(name)
             written = [event for event in attempted if event in line.events]
             if written:
@@ -166,12 +167,14 @@ class HubRegistry(LineRegistry):
             event = decide(line)
             if event is None:
                 return None
+            self._refuse_foreign_tag(line, event, tags)
             failure = self._write(name, head, line, event, package)
             if failure is None:
                 return event
             attempted.append(event)
-            time.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))
-        raise failure or RemoteError(f"{self._repo(name)} was not even tried.")
+            if len(attempted) == _ATTEMPTS:
+                raise failure
+            time.sleep(random.uniform(0, min(2.0, 0.05 * 2 ** len(attempted))))
 
     def _write(
         self, name: str, head: Head | None, line: Line, event: Event, package: AdapterPackage | None
@@ -183,7 +186,6 @@ class HubRegistry(LineRegistry):
         digests, files, title = dict(line.digests), {}, _title(event)
         stale: frozenset[str] = frozenset()
         if package is not None:
-            self._refuse_foreign_tag(repo, event.number)
             version = published(event, package.manifest)
             digests[event.number] = version.digest
             title = f"Publish {version} ({_publish_id(version.digest)})"
@@ -193,12 +195,13 @@ class HubRegistry(LineRegistry):
         files[LEDGER] = ledger.model_dump_json(indent=1).encode()
         return self._client.commit(repo, head, title, event.reason, files, sorted(stale))
 
-    def _refuse_foreign_tag(self, repo: str, number: int) -> None:
+    def _refuse_foreign_tag(self, line: Line, event: Event, tags: Mapping[str, str]) -> None:
         """A tag without a version would silently give the new version another's files."""
-        if f"v{number}" in self._client.tags(repo):
+        tag = f"v{event.number}"
+        if tag in tags and event.number not in line.digests:
             raise Conflict(
-                f"{repo} has a tag v{number} that is no version of this registry. Delete or rename "
-                "that tag on the Hub, then publish again."
+                f"{self._repo(line.name)} has a tag {tag} that is no version of this registry. "
+                "Delete or rename that tag on the Hub, then publish again."
             )
 
     def _ensure_tag(self, name: str, digest: str) -> None:

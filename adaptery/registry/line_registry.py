@@ -36,7 +36,7 @@ class LineRegistry(Registry):
 
     def __init__(self, url: str, hooks: LifecycleHooks | None) -> None:
         self.url = url
-        self._hooks = hooks or NoHooks()
+        self._hooks: LifecycleHooks = NoHooks() if hooks is None else hooks
 
     @abstractmethod
     def _names(self) -> Sequence[str]:

@@ -74,9 +74,10 @@ class LocalRegistry(LineRegistry):
 
     def _catalogue(self) -> Catalogue | None:
         """The catalogue, if somebody has published here by now."""
-        path = self._root / "catalogue.sqlite3"
-        if self._opened is None and path.is_file():
-            self._opened = Catalogue(Database(path))
+        if self._opened is None:
+            path = self._root / "catalogue.sqlite3"
+            with self._blobs.sentences():
+                self._opened = Catalogue(Database(path)) if path.is_file() else None
         return self._opened
 
     def _made_catalogue(self) -> Catalogue:

@@ -18,13 +18,18 @@ MakeAdapter = Callable[..., AdapterPackage]
 
 
 @pytest.fixture
-def peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubPeer]:
-    """A Hub of this test's own, which `HubRegistry.open` finds."""
+def hub_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Hub's client on line, without Xet, and with a cache of this test's own."""
     # The client reads these variables when it is imported, which may have happened by now.
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_TELEMETRY", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("ADAPTERS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def peer(tmp_path: Path, hub_client: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubPeer]:
+    """A Hub of this test's own, which `HubRegistry.open` finds."""
     with HubPeer(tmp_path / "peer") as peer:
         monkeypatch.setenv("HF_ENDPOINT", peer.url)
         yield peer

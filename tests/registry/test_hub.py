@@ -8,6 +8,7 @@ import yaml
 
 from adaptery.errors import Conflict, CorruptFile, InvalidName, RegistryError, RemoteError
 from adaptery.registry.hub import HubRegistry
+from adaptery.registry.hub_client import HubClient
 from adaptery.registry.ingest import TEMPLATE, WEIGHTS
 from adaptery.types import AdapterRef, BaseIdentity
 from tests.adapters import make_adapter, package
@@ -107,7 +108,9 @@ def test_a_move_that_is_retried_happens_exactly_once(hub, peer, adapter, fault):
 def test_retries_end(hub, peer, adapter, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     peer.faults[STALE_PARENT] = 1000
-    with pytest.raises(RemoteError, match=r"Committing to org/support failed .*412 Precondition Failed"):
+    with pytest.raises(
+        RemoteError, match=r"Committing to org/support failed .*412 Precondition Failed"
+    ):
         hub.publish("support", adapter(1))
     assert 1 < 1000 - peer.faults[STALE_PARENT] < 50
 
@@ -129,6 +132,26 @@ def test_a_tag_that_is_no_version_is_not_overwritten(hub, peer, adapter):
     with pytest.raises(Conflict, match="has a tag v2 that is no version"):
         hub.publish("support", adapter(2))
     assert [version.number for version in hub.versions("support")] == [1]
+
+
+def test_a_publisher_that_is_overtaken_takes_the_next_number(hub, peer, adapter, tmp_path):
+    hub.publish("support", adapter(1))
+
+    class Slow(HubClient):
+        """Between its last look and its commit, another publisher does all of its own work."""
+
+        looks = 0
+
+        def head(self, repo):
+            head = super().head(repo)
+            self.looks += 1
+            if self.looks == 2:
+                hub.publish("support", adapter(2))
+            return head
+
+    slow = HubRegistry("org", Slow(), tmp_path / "slow-cache")
+    assert slow.publish("support", adapter(3)).number == 3
+    assert peer.store.repo(REPO).tags.keys() == {"v1", "v2", "v3"}
 
 
 def publish_two(first, directory):
@@ -215,7 +238,7 @@ def test_writing_without_the_token_is_refused_with_the_way_out(hub, peer, adapte
     assert hub.publish("support", adapter(1)).number == 1
 
 
-def test_a_hub_that_cannot_be_reached_is_named(monkeypatch):
+def test_a_hub_that_cannot_be_reached_is_named(hub_client, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(RemoteError, match=r"the Hub at http://127\.0\.0\.1:9: .*refused"):
         HubRegistry.open("hf://org").resolve(REF)
