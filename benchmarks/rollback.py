@@ -1,13 +1,12 @@
 """Rollbacks under a steady load, and the mixed batch against truth; both on a running server.
 
-    python -m benchmarks.rollback --base examples/tiny-base --rows examples/sections/heldout.jsonl \\
-        --registry DIR --adapter sections
+    python -m benchmarks.rollback --base examples/tiny-base --registry DIR --adapter sections
 
 `DIR` holds at least two versions of the adapter. The first part alternates `adapters promote` and
-`adapters rollback` in other processes while clients ask `sections` and `sections@1`, and reports how
-long after the command's return the first answer of the other version came, the last answer sent
-before it, and failures. The second asks both versions and the base at once and compares every
-greedy answer with transformers + PEFT asked one by one.
+`adapters rollback` in other processes while clients ask `sections` and `sections@1`, and reports
+failures and how long after the command's return the first answer of the older version came. The
+second asks both versions and the base at once and compares every greedy answer with transformers +
+PEFT asked one by one, in fp32.
 """
 
 import argparse
@@ -129,7 +128,7 @@ def parity(url: str, rows: list[Row], options: argparse.Namespace) -> None:
         served = list(pool.map(lambda job: ask(client, *job).json(), jobs))
     got = [reply["choices"][0]["message"]["content"] for reply in served]
     expected = [one_by_one(options, model, rows) for model in models]
-    same = {model: 0 for model in models}
+    same = dict.fromkeys(models, 0)
     for number, (model, _) in enumerate(jobs):
         same[model] += got[number] == expected[models.index(model)][number // len(models)]
     for model, count in same.items():
