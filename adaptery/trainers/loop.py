@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from adaptery.errors import Interrupted, VerificationError
+from adaptery.errors import ConfigError, Interrupted, VerificationError
 from adaptery.trainers.batches import epoch_order, pad
 from adaptery.trainers.config import TrainingConfig
 from adaptery.trainers.encoding import Example
@@ -74,6 +74,8 @@ class Loop:
     watcher: Watcher
     pad_token: int
     total: int
+    inputs: str
+    """Digests of base and rows, so that a run is not resumed with others."""
     step: int = 0
 
     def fit(self, examples: Sequence[Example]) -> None:
@@ -144,6 +146,7 @@ class Loop:
         adapter = {n: p.detach() for n, p in self.model.named_parameters() if p.requires_grad}
         self.run.save_checkpoint(
             {
+                "inputs": self.inputs,
                 "step": self.step,
                 "adapter": adapter,
                 "optimizer": self.optimizer.state_dict(),
@@ -154,9 +157,18 @@ class Loop:
         )
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint.
+
+        Raises:
+            ConfigError: it is of a run on another base or other rows.
+        """
         import torch
 
+        if state["inputs"] != self.inputs:
+            raise ConfigError(
+                f"{self.run.path} was trained on another base or other rows than those here now. "
+                "Bring those back, or start the run anew."
+            )
         parameters = dict(self.model.named_parameters())
         with torch.no_grad():
             for name, value in state["adapter"].items():

@@ -23,7 +23,7 @@ from adaptery.trainers.method import Method
 from adaptery.trainers.probe import record_probe
 from adaptery.trainers.run_directory import RunDirectory
 from adaptery.trainers.watching import Silent, Watcher
-from adaptery.types import Manifest, sha256_of
+from adaptery.types import Manifest, ProbePrompt, sha256_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -69,57 +69,28 @@ def train(
 
     Raises:
         DataError: the data must not be trained on; no weight was loaded.
-        BaseNotFound, ConfigError: the base or an option is wrong.
+        BaseNotFound, ConfigError: the base or an option is wrong; nothing was written.
         Interrupted: by the user; the message says how to go on.
         VerificationError: the run went wrong in a way that its result would hide.
     """
-    settings, watcher = config.value, watcher or Silent()
-    rows, held_out = read_rows(settings, parts.read)
-    base = open_base(settings.base, settings.revision)
-    encoder = Encoder(base.tokenizer)
-    examples = [encoder.encode(row) for row in rows]
-    tests = [encoder.encode(row) for row in held_out]
-    audit(examples, tests, settings.data.max_length, base.tokenizer.bos_token_id)
-
-    run = RunDirectory.reopen(resume) if resume else RunDirectory.create(config)
-    watcher.say(f"Run directory: {run.path}")
+    interrupted = RunDirectory.reopen(resume) if resume else None
+    work = Work.gather(config.value, parts, watcher or Silent())
     started = time.perf_counter()
-    model = prepare(settings, parts.method, base, count_steps(len(examples), settings.training))
-    scores = measure_base(model, base, tests, settings, parts, watcher)
-    fit(
-        model,
-        settings,
-        parts.method,
-        run,
-        examples,
-        pad_id(base.tokenizer),
-        watcher,
-        resume is not None,
-    )
-    scores |= measure(model, base, tests, settings, parts, watcher, "evaluating the adapter")
-    probe = record_probe(model, encoder)
+    model = work.prepare()
+    run = interrupted or RunDirectory.create(config)
+    work.watcher.say(f"Run directory: {run.path}")
+    scores = work.measure_base(model)
+    work.fit(model, run, resume=interrupted is not None)
+    scores |= work.measure(model, "evaluating the adapter")
+    probe = record_probe(model, work.encoder)
     run.adapter.mkdir(exist_ok=True)
     parts.method.bake(model, run.adapter)
-    template = str(base.tokenizer.chat_template)
-    settle(run.adapter, base.identity, template)
+    settle(run.adapter, work.base.identity, work.template)
     run.plot()
-    manifest = Manifest(
-        files=(),
-        base=base.identity,
-        method=settings.method,
-        config=recorded(settings),
-        data_digest=data_digest(rows),
-        template_digest=sha256_of(template.encode()),
-        tokenizer_digest=base.tokenizer_digest,
-        packages=package_versions(),
-        seed=settings.training.seed,
-        metrics=scores,
-        probe=probe,
-    )
     result = TrainingResult(
         run=run.path,
         adapter=run.adapter,
-        manifest=manifest,
+        manifest=work.manifest(scores, probe),
         trainable_parameters=trainable_parameters(model),
         seconds=time.perf_counter() - started,
         peak_memory=peak_memory(),
@@ -128,87 +99,118 @@ def train(
     return result
 
 
-def read_rows(settings: RunConfig, read: Reader) -> tuple[list[Conversation], list[Conversation]]:
-    """Training and held-out rows."""
-    return read(settings.data.train), read(settings.data.eval) if settings.data.eval else []
+@dataclass(frozen=True)
+class Work:
+    """What a run works with, all of it checked before the first weight is loaded."""
 
+    settings: RunConfig
+    parts: Parts
+    watcher: Watcher
+    base: LocalBase
+    encoder: Encoder
+    examples: list[Example]
+    tests: list[Example]
+    data_digest: str
 
-def prepare(settings: RunConfig, method: Method, base: LocalBase, steps: int) -> "PeftModel":
-    """The base with a fresh adapter, every random choice from the seed."""
-    import torch
+    @classmethod
+    def gather(cls, settings: RunConfig, parts: Parts, watcher: Watcher) -> "Work":
+        """Read and audit the rows, find the base."""
+        rows = parts.read(settings.data.train)
+        held_out = parts.read(settings.data.eval) if settings.data.eval else []
+        base = open_base(settings.base, settings.revision)
+        encoder = Encoder(base.tokenizer)
+        examples = [encoder.encode(row) for row in rows]
+        tests = [encoder.encode(row) for row in held_out]
+        audit(examples, tests, settings.data.max_length, base.tokenizer.bos_token_id)
+        digest = data_digest(rows)
+        return cls(settings, parts, watcher, base, encoder, examples, tests, digest)
 
-    torch.manual_seed(settings.training.seed)
-    return add_adapter(load_base(base, method, settings), method, settings, steps)
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return count_steps(len(self.examples), self.settings.training)
 
+    @property
+    def template(self) -> str:
+        """The chat template that the rows were rendered with."""
+        return str(self.base.tokenizer.chat_template)
 
-def fit(
-    model: "PeftModel",
-    settings: RunConfig,
-    method: Method,
-    run: RunDirectory,
-    examples: list[Example],
-    pad_token: int,
-    watcher: Watcher,
-    resume: bool,
-) -> None:
-    """Train, from the checkpoint if there is one to resume from."""
-    import torch
-    from accelerate import Accelerator
+    def prepare(self) -> "PeftModel":
+        """The base with a fresh adapter, every random choice from the seed."""
+        import torch
 
-    training = settings.training
-    total = count_steps(len(examples), training)
-    low = precision(training.precision) == torch.bfloat16
-    accelerator = Accelerator(
-        mixed_precision="bf16" if low else "no", cpu=not torch.cuda.is_available()
-    )
-    optimizer = method.optimizer(model, training.learning_rate or method.learning_rate, training)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: rate_factor(step, total, training)
-    )
-    loop = Loop(
-        model, method, optimizer, schedule, accelerator, training, run, watcher, pad_token, total
-    )
-    if resume:
-        loop.load(run.load_checkpoint())
-    loop.fit(examples)
+        torch.manual_seed(self.settings.training.seed)
+        model = load_base(self.base, self.parts.method, self.settings)
+        return add_adapter(model, self.parts.method, self.settings, self.steps)
 
+    def fit(self, model: "PeftModel", run: RunDirectory, *, resume: bool) -> None:
+        """Train, from the checkpoint if there is one to resume from."""
+        import torch
+        from accelerate import Accelerator
 
-def measure_base(
-    model: "PeftModel",
-    base: LocalBase,
-    tests: list[Example],
-    settings: RunConfig,
-    parts: Parts,
-    watcher: Watcher,
-) -> dict[str, float]:
-    """The untuned base's scores on the same rows, as `base.loss` and so on."""
-    if not settings.evaluation.baseline:
-        return {}
-    with model.disable_adapter():
-        scores = measure(
-            model, base, tests, settings, parts, watcher, "evaluating the untuned base"
+        training, method, total = self.settings.training, self.parts.method, self.steps
+        low = precision(training.precision) == torch.bfloat16
+        optimizer = method.optimizer(
+            model, training.learning_rate or method.learning_rate, training
         )
-    return {f"base.{name}": score for name, score in scores.items()}
+        loop = Loop(
+            model=model,
+            method=method,
+            optimizer=optimizer,
+            schedule=torch.optim.lr_scheduler.LambdaLR(
+                optimizer, lambda step: rate_factor(step, total, training)
+            ),
+            accelerator=Accelerator(
+                mixed_precision="bf16" if low else "no", cpu=not torch.cuda.is_available()
+            ),
+            training=training,
+            run=run,
+            watcher=self.watcher,
+            pad_token=pad_id(self.base.tokenizer),
+            total=total,
+            inputs=f"{self.base.identity.digest} {self.data_digest}",
+        )
+        if resume:
+            loop.load(run.load_checkpoint())
+        loop.fit(self.examples)
 
+    def measure_base(self, model: "PeftModel") -> dict[str, float]:
+        """The untuned base's scores on the held-out rows, as `base.loss` and so on."""
+        if not self.settings.evaluation.baseline:
+            return {}
+        with model.disable_adapter():
+            scores = self.measure(model, "evaluating the untuned base")
+        return {f"base.{name}": score for name, score in scores.items()}
 
-def measure(
-    model: "PeftModel",
-    base: LocalBase,
-    tests: list[Example],
-    settings: RunConfig,
-    parts: Parts,
-    watcher: Watcher,
-    title: str,
-) -> dict[str, float]:
-    """Scores on the held-out rows; none without such rows."""
-    if not tests:
-        return {}
-    wanted = settings.evaluation.metrics
-    if wanted == "auto":
-        wanted = LABEL_METRICS if answers_are_labels(tests) else ()
-    metrics = {name: parts.metrics[name] for name in wanted}
-    watcher.phase(title, len(tests))
-    return evaluate(model, base.tokenizer, tests, metrics, settings.evaluation.batch_size, watcher)
+    def measure(self, model: "PeftModel", title: str) -> dict[str, float]:
+        """Scores on the held-out rows; none without such rows."""
+        if not self.tests:
+            return {}
+        evaluation = self.settings.evaluation
+        wanted = evaluation.metrics
+        if wanted == "auto":
+            wanted = LABEL_METRICS if answers_are_labels(self.tests) else ()
+        metrics = {name: self.parts.metrics[name] for name in wanted}
+        self.watcher.phase(title, len(self.tests))
+        return evaluate(
+            model, self.base.tokenizer, self.tests, metrics, evaluation.batch_size, self.watcher
+        )
+
+    def manifest(self, scores: dict[str, float], probe: tuple[ProbePrompt, ...]) -> Manifest:
+        """What there is to say of the result, its files excepted."""
+        return Manifest(
+            files=(),
+            base=self.base.identity,
+            method=self.settings.method,
+            config=recorded(self.settings),
+            data_digest=self.data_digest,
+            template_digest=sha256_of(self.template.encode()),
+            tokenizer_digest=self.base.tokenizer_digest,
+            packages=package_versions(),
+            seed=self.settings.training.seed,
+            metrics=scores,
+            probe=probe,
+        )
 
 
 def recorded(settings: RunConfig) -> dict[str, Any]:
