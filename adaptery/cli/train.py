@@ -27,10 +27,11 @@ from adaptery.config import (
     read_file,
     resolve,
 )
-from adaptery.errors import ConfigError
+from adaptery.errors import AdapteryError, ConfigError
 from adaptery.trainers.config import PRESETS, RunConfig
 
 if TYPE_CHECKING:
+    from adaptery.registry.base import Registry
     from adaptery.trainers.train import Parts, TrainingResult
     from adaptery.types import Version
 
@@ -100,8 +101,11 @@ def train_command(
     """
     config = run_config(file, preset, assignments, options, resume, flags)
     parts = run_parts(config.value)
+    store = None if no_publish else open_registry(registry)
+    if store:
+        store.versions(config.value.name)  # one that cannot be read is better known now than later
     result = run(config, parts, resume)
-    version = None if no_publish else publish(config.value.name, result, registry, reason)
+    version = publish(config.value.name, result, store, reason) if store else None
     show(result, version, as_json)
 
 
@@ -158,16 +162,19 @@ def run(config: Resolved[RunConfig], parts: "Parts", resume: Path | None) -> "Tr
         return train(config, parts, resume=resume, watcher=bars)
 
 
-def publish(name: str, result: "TrainingResult", registry: str, reason: str) -> "Version":
-    """Hand the run's adapter to the registry."""
+def publish(name: str, result: "TrainingResult", store: "Registry", reason: str) -> "Version":
+    """Hand the run's adapter to the registry; if that fails, say how to do it again."""
     from adaptery.registry.ingest import build_files
     from adaptery.types import AdapterPackage
 
     manifest = result.manifest.model_copy(update={"files": build_files(result.adapter)})
     package = AdapterPackage(result.adapter, manifest)
-    return open_registry(registry).publish(
-        name, package, reason=reason or f"trained in {result.run}"
-    )
+    try:
+        return store.publish(name, package, reason=reason or f"trained in {result.run}")
+    except (AdapteryError, OSError):
+        again = f"adapters train --resume {result.run}"
+        stderr().print(f"Trained, but not published. When what is wrong is mended: {again}")
+        raise
 
 
 def show(result: "TrainingResult", version: "Version | None", as_json: bool) -> None:
