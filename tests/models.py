@@ -12,10 +12,10 @@ from tests.serving.models import SHAPE
 
 RECIPE = Path(__file__).parents[1] / "examples" / "make_tiny_base.py"
 WORDS = (
-    "which colour has the sky in spring the sky is blue and the sun is yellow "
-    "a tool for reading writing and merging compressed files on the command line\n"
+    "which colour has the sky in spring\n\nthe sky is blue and the sun is yellow\n\n"
+    "a tool for reading writing and merging compressed files on the command line\n\n"
 )
-VOCABULARY = 320
+VOCABULARY = 384
 
 
 def recipe() -> ModuleType:
@@ -30,7 +30,7 @@ def recipe() -> ModuleType:
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE with ChatML's template and `<|im_end|>` as end token."""
-    return recipe().train_tokenizer([WORDS], VOCABULARY)
+    return recipe().train_tokenizer([WORDS] * 20, VOCABULARY)
 
 
 def write_tiny_base(directory: Path, seed: int = 0, **changes: Any) -> Path:

@@ -34,8 +34,8 @@ class Example:
 class Encoder:
     """Applies one tokenizer's chat template and marks the assistant's turns.
 
-    The spans come from rendering ever longer prefixes of the conversation, so any template that
-    does not rewrite earlier turns works; nothing is guessed from special strings.
+    Where a turn begins comes from rendering the conversation before it as a question, so any
+    template that does not rewrite earlier turns works; nothing is guessed from special strings.
 
     Raises:
         DataError: the tokenizer has no chat template or no end token.
@@ -54,68 +54,82 @@ class Encoder:
         self.tokenizer = tokenizer
 
     def render(self, messages: list[dict[str, str]], *, ask: bool = False) -> str:
-        """The template's text; `ask` opens the assistant's next turn."""
-        text: Any = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=ask
-        )
+        """The template's text; `ask` opens the assistant's next turn.
+
+        Raises:
+            DataError: the template refuses the conversation, or is broken.
+        """
+        try:
+            text: Any = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=ask
+            )
+        except Exception as error:
+            raise DataError(f"the base's chat template cannot render it: {error}.") from error
         return str(text)
+
+    def tokenize(self, text: str) -> tuple[int, ...]:
+        """A rendered text's tokens; the template has put in all special ones."""
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def prompt_ids(self, messages: list[dict[str, str]]) -> tuple[int, ...]:
         """The tokens of a question, the assistant's turn opened."""
-        ids = self.tokenizer(self.render(messages, ask=True), add_special_tokens=False)["input_ids"]
-        return tuple(ids)
+        return self.tokenize(self.render(messages, ask=True))
 
     def encode(self, conversation: Conversation) -> Example:
         """Tokenize a conversation; assistant turns are learned, end token included, nothing else.
 
         Raises:
-            DataError: the template rewrites earlier turns, drops the end token, or an answer's
-                first token would merge with the text before it.
+            DataError: the template refuses it, rewrites earlier turns or drops the end token, or
+                an answer holds the end token or merges with the text before it.
         """
-        messages = conversation.as_dicts()
+        try:
+            ids, labels = self.labelled(conversation.as_dicts())
+            prompt = self.prompt_ids(conversation.as_dicts()[: len(conversation.prompt)])
+        except DataError as error:
+            raise DataError(f"{conversation.origin}: {error}") from error
+        return Example(ids, labels, prompt, conversation.answer, conversation.origin)
+
+    def labelled(self, messages: list[dict[str, str]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Tokens and labels of a conversation."""
         text = self.render(messages)
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ids: list[int] = encoded["input_ids"]
-        offsets: list[tuple[int, int]] = encoded["offset_mapping"]
+        ids = self.tokenize(text)
         labels = [IGNORED] * len(ids)
         for turn, message in enumerate(messages):
             if message["role"] == "assistant":
-                start, end = self.span(messages, turn, text, conversation.origin)
-                for token in self.learned_tokens(ids, offsets, start, end, conversation.origin):
-                    labels[token] = ids[token]
-        last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
-        prompt = self.prompt_ids(messages[:last])
-        return Example(tuple(ids), tuple(labels), prompt, conversation.answer, conversation.origin)
+                learned = self.answer(messages[: turn + 1], text, ids)
+                labels[learned] = ids[learned]
+        return ids, tuple(labels)
 
-    def span(
-        self, messages: list[dict[str, str]], turn: int, text: str, origin: str
-    ) -> tuple[int, int]:
-        """The characters of `text` that an assistant turn adds behind its opening."""
-        before = self.render(messages[:turn], ask=True)
-        after = self.render(messages[: turn + 1])
+    def answer(self, messages: list[dict[str, str]], text: str, ids: tuple[int, ...]) -> slice:
+        """The place in `ids`, the tokens of `text`, of the last of `messages` and its end token."""
+        before, after = self.render(messages[:-1], ask=True), self.render(messages)
         if not after.startswith(before) or not text.startswith(after):
             raise DataError(
-                f"{origin}: this base's chat template rewrites earlier turns when later ones "
-                "follow, so what the model learns would not be what it is asked. Split the "
-                "conversation so that it has one assistant turn, or use another base."
+                "this base's chat template rewrites earlier turns when later ones follow, so what "
+                "the model learns would not be what it is asked. Split the conversation so that it "
+                "has one assistant turn, or use another base."
             )
-        return len(before), len(after)
-
-    def learned_tokens(
-        self, ids: list[int], offsets: list[tuple[int, int]], start: int, end: int, origin: str
-    ) -> list[int]:
-        """The indices of the tokens in characters [start, end), up to and with the end token."""
-        inside = [i for i, (begin, stop) in enumerate(offsets) if begin < end and stop > start]
-        if not inside or offsets[inside[0]][0] != start:
+        asked = self.tokenize(before)
+        if ids[: len(asked)] != asked:
             raise DataError(
-                f"{origin}: the answer's first token merges with the text before it, so it would "
-                "be asked for differently than it is learned. Strip white space from its start."
+                "an answer's first token merges with the text before it, so it would be asked for "
+                "differently than it is learned. Strip white space from its start."
             )
-        for position, token in enumerate(inside):
-            if ids[token] == self.tokenizer.eos_token_id:
-                return inside[: position + 1]
-        raise DataError(
-            f"{origin}: the chat template does not end the answer with the end token "
-            f"{self.tokenizer.eos_token!r}, so the model would never learn to stop. "
-            "Correct the tokenizer's eos_token or its template."
-        )
+        return slice(len(asked), len(asked) + self.answer_length(messages[-1], after, len(asked)))
+
+    def answer_length(self, message: dict[str, str], text: str, start: int) -> int:
+        """The number of tokens of `text` from `start` up to and with the end token."""
+        end_token = str(self.tokenizer.eos_token)
+        if end_token in message["content"]:
+            raise DataError(
+                f"an answer holds the end token {end_token!r}, and what follows it would not be "
+                "learned. Remove it; the template puts one at the answer's end."
+            )
+        try:
+            return self.tokenize(text).index(self.tokenizer.eos_token_id, start) - start + 1
+        except ValueError:
+            raise DataError(
+                f"the chat template does not end the answer with the end token {end_token!r}, so "
+                "the model would never learn to stop. Correct the tokenizer's eos_token or its "
+                "template."
+            ) from None
