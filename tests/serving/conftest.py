@@ -1,8 +1,9 @@
 """A small random base, adapters of it, and a registry that lives in a dict."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import openai
 import pytest
 import torch
 
@@ -10,6 +11,8 @@ from adaptery.base_model import LocalBase, open_base
 from adaptery.serving.config import ServeConfig
 from adaptery.serving.torch.engine import TorchEngine
 from tests.serving import models
+from tests.serving.dict_registry import DictRegistry
+from tests.serving.running import client, running_server
 
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -61,6 +64,7 @@ def adapters(base_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def config(base_directory: Path) -> ServeConfig:
     return ServeConfig(
         base=str(base_directory),
+        served_name="tiny",
         device="cpu",
         threads=1,
         max_sequences=6,
@@ -75,3 +79,29 @@ async def engine(base: LocalBase, config: ServeConfig) -> AsyncIterator[TorchEng
     await engine.start()
     yield engine
     await engine.close()
+
+
+@pytest.fixture(scope="module")
+def registry(
+    tmp_path_factory: pytest.TempPathFactory, base: LocalBase, adapters: dict[str, Path]
+) -> DictRegistry:
+    """`support` with two versions, the first of them live, and `news` with one."""
+    registry = DictRegistry(tmp_path_factory.mktemp("registry"), base.identity)
+    registry.publish("support", adapters["wide"])
+    registry.publish("support", adapters["stable"])
+    registry.publish("news", adapters["narrow"])
+    return registry
+
+
+@pytest.fixture(scope="module")
+def server(base: LocalBase, config: ServeConfig, registry: DictRegistry) -> Iterator[str]:
+    """The address of a server of these."""
+    with running_server(TorchEngine(base, config), registry, config) as address:
+        yield address
+
+
+@pytest.fixture
+def ask(server: str) -> Iterator[openai.OpenAI]:
+    """The official client of that server."""
+    with client(server) as ask:
+        yield ask

@@ -4,7 +4,7 @@ A parameter that would change the answer is either obeyed or refused with a sent
 dropped. Those that change nothing here are accepted.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -97,6 +97,8 @@ class Message(Body):
         return {"role": self.role, "content": text, **named}
 
 
+T = TypeVar("T")
+Some = Annotated[list[T], Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1)]
 
 
@@ -136,7 +138,7 @@ class Generation(Body):
 class ChatRequest(Generation):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Some[Message]
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
@@ -156,6 +158,6 @@ class ChatRequest(Generation):
 class CompletionRequest(Generation):
     """`POST /v1/completions`."""
 
-    prompt: str | list[int] | list[str] | list[list[int]]
+    prompt: str | Some[int] | Some[str] | Some[list[int]]
     max_tokens: Annotated[int, Field(ge=1)] = 16
     logprobs: Annotated[int | None, Field(ge=0, le=20)] = None

@@ -28,7 +28,7 @@ class TextStream:
         return self._release()
 
     def flush(self) -> str:
-        """What was held back, at the end of the answer."""
+        """What was held back, at the end of the answer; a character that stays open decodes so."""
         self._held += self._new_text(final=True)
         text, self._held = self._release() + self._held, ""
         return text
@@ -37,11 +37,9 @@ class TextStream:
         """Text of the tokens that are not text yet; none while their last character is open."""
         before = self._decode(self._ids[self._begin : self._end])
         text = self._decode(self._ids[self._begin :])[len(before) :]
-        if text.endswith(REPLACEMENT):
-            if final:
-                return text.rstrip(REPLACEMENT)
-            if len(self._ids) - self._end < LONGEST_CHARACTER:
-                return ""
+        open_tokens = len(self._ids) - self._end
+        if text.endswith(REPLACEMENT) and open_tokens < LONGEST_CHARACTER and not final:
+            return ""
         self._begin, self._end = self._end, len(self._ids)
         return text
 

@@ -143,19 +143,17 @@ async def test_logprobs_are_the_models(engine, base_directory):
 
 
 async def test_an_answer_ends_at_the_end_token_which_has_no_text(tmp_path, config):
-    """A base whose scores all point at its end token, listed in the generation config."""
-    directory = models.write_qwen2(tmp_path / "base", tie_word_embeddings=False)
+    directory = models.write_qwen2(tmp_path / "base")
+    whole = models.truth(directory, None, [5], 9)
     model = models.load_base(directory)
-    with torch.no_grad():
-        model.lm_head.weight.copy_(torch.zeros_like(model.lm_head.weight))
-        model.lm_head.weight[42] = 1.0
-        model.model.norm.weight.fill_(0)
-    model.generation_config.eos_token_id = [0, 42]
+    model.generation_config.eos_token_id = [0, whole[4]]
     model.save_pretrained(directory)
+    end = whole.index(whole[4])
     async with running(open_base(str(directory)), config) as engine:
-        chunks = await ask(engine, [5], SamplingParams(9, temperature=0))
-    # All scores are equal, so the first of them wins: token 0, the tokenizer's end token.
-    assert [(c.token, c.text, c.finish_reason) for c in chunks] == [(0, "", "stop")]
+        *chunks, last = await ask(engine, [5], SamplingParams(9, temperature=0))
+    assert tokens(chunks) == whole[:end]
+    assert all(chunk.text and chunk.finish_reason is None for chunk in chunks)
+    assert (last.token, last.text, last.finish_reason) == (whole[end], "", "stop")
 
 
 async def test_a_stop_string_ends_the_answer_before_it(engine, base):
@@ -169,8 +167,7 @@ async def test_a_stop_string_ends_the_answer_before_it(engine, base):
 async def test_an_adapter_that_overflows_fails_its_own_request_only(
     engine, tmp_path, base_directory
 ):
-    adapter = models.write_adapter(tmp_path, base_directory, 1, r=2, target_modules=["down_proj"])
-    models.edit_config(adapter, lora_alpha=1e38)
+    adapter = models.write_overflowing_adapter(tmp_path, base_directory)
     await engine.load("huge", adapter)
     rng = random.Random(2)
     prompts = [random_prompt(rng) for _ in range(4)]

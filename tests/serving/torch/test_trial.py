@@ -66,7 +66,7 @@ async def test_experts_are_served(tmp_path, config):
     [
         lambda: Gemma2ForCausalLM(Gemma2Config(**models.SHAPE, head_dim=16)),
         lambda: MambaForCausalLM(
-            MambaConfig(vocab_size=128, hidden_size=32, num_hidden_layers=1, state_size=4)
+            MambaConfig(vocab_size=124, hidden_size=32, num_hidden_layers=1, state_size=4)
         ),
     ],
     ids=["soft caps", "no attention"],

@@ -1,0 +1,173 @@
+"""Which versions are in the engine, and how they come and go."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from adaptery.errors import InvalidAdapter, ProbeMismatch, RegistryError
+from adaptery.serving.engine import Chunk, GenerationRequest
+from adaptery.serving.residency import Residency
+from adaptery.types import ProbePrompt, TokenScore, Version
+from tests.serving.dict_registry import DictRegistry
+
+pytestmark = pytest.mark.anyio
+
+
+class LoadOnlyEngine:
+    """Loads and unloads, and gives every token the same score."""
+
+    max_context = 100
+
+    def __init__(self) -> None:
+        self.held: dict[str, Path] = {}
+        self.loads: list[str] = []
+        self.bad: set[str] = set()
+        self.scores = -1.0
+
+    async def load(self, name: str, directory: Path) -> None:
+        await asyncio.sleep(0.01)
+        self.loads.append(name)
+        if name in self.bad:
+            raise InvalidAdapter(f"{name} is bad.")
+        self.held[name] = directory
+
+    async def unload(self, name: str) -> None:
+        await asyncio.sleep(0.005)
+        self.held.pop(name, None)
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
+        assert request.adapter in self.held
+        yield Chunk(1, "", self.scores, ((1, self.scores),), "length")
+
+
+PROBE = (ProbePrompt(token_ids=(1,), top=(TokenScore(token=1, trained=-1.0, base=-1.0),)),)
+
+
+@pytest.fixture
+def registry(tmp_path, base, adapters) -> DictRegistry:
+    registry = DictRegistry(tmp_path, base.identity)
+    for name in "abcd":
+        registry.publish(name, adapters["narrow"], probe=PROBE)
+        registry.publish(name, adapters["narrow"], probe=PROBE)
+    return registry
+
+
+@pytest.fixture
+def versions(registry) -> dict[str, Version]:
+    """Different versions; the second one of each, whose files the first ones share."""
+    return {name: registry.published[name][1] for name in "abcd"}
+
+
+@pytest.fixture
+def engine() -> LoadOnlyEngine:
+    return LoadOnlyEngine()
+
+
+async def visit(residency: Residency, version: Version) -> Path:
+    async with residency.hold(version) as directory:
+        assert version.engine_name in residency._engine.held
+        return directory
+
+
+async def test_a_version_is_loaded_once_for_all_who_ask_at_the_same_time(
+    engine, registry, versions
+):
+    residency = Residency(engine, registry, 2)
+    directories = await asyncio.gather(*[visit(residency, versions["a"]) for _ in range(5)])
+    assert engine.loads == [versions["a"].engine_name]
+    assert set(directories) == {registry.materialize(versions["a"])}
+
+
+async def test_the_least_recently_used_version_goes(engine, registry, versions):
+    residency = Residency(engine, registry, 2)
+    for name in "abac":
+        await visit(residency, versions[name])
+    assert set(engine.held) == {versions[name].engine_name for name in "ac"}
+    assert residency.versions() == [versions["a"], versions["c"]]
+
+
+async def test_a_version_in_use_stays_and_who_needs_its_place_waits(engine, registry, versions):
+    residency = Residency(engine, registry, 2)
+    async with AsyncExitStack() as using:
+        for name in "ab":
+            await using.enter_async_context(residency.hold(versions[name]))
+        waiting = asyncio.create_task(visit(residency, versions["c"]))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await visit(residency, versions["a"])  # those that are there need not wait
+    await waiting
+    assert len(engine.held) == 2
+
+
+async def test_many_requests_for_more_versions_than_fit_are_all_answered(
+    engine, registry, versions
+):
+    residency = Residency(engine, registry, 2)
+    await asyncio.gather(*[visit(residency, versions[name]) for name in "abcdbadcaabbccdd" * 2])
+    assert len(engine.held) == 2
+
+
+async def test_equal_versions_of_two_names_are_both_answered(engine, registry, versions):
+    """Their files and manifests are the same, so their digests are."""
+    residency = Residency(engine, registry, 2)
+    assert versions["a"].digest == versions["b"].digest
+    await asyncio.gather(visit(residency, versions["a"]), visit(residency, versions["b"]))
+
+
+async def test_a_bad_version_is_refused_at_once_from_then_on(engine, registry, versions):
+    residency = Residency(engine, registry, 2)
+    engine.bad.add(versions["a"].engine_name)
+    for _ in range(3):
+        with pytest.raises(InvalidAdapter, match="is bad"):
+            await visit(residency, versions["a"])
+    assert len(engine.loads) == 1
+    assert residency.versions() == []
+
+
+async def test_a_version_that_fails_its_probe_does_not_stay_in_the_engine(
+    engine, registry, versions
+):
+    residency = Residency(engine, registry, 2)
+    engine.scores = -3.0
+    with pytest.raises(ProbeMismatch):
+        await visit(residency, versions["a"])
+    assert engine.held == {}
+    engine.scores = -1.0
+    with pytest.raises(ProbeMismatch):  # remembered
+        await visit(residency, versions["a"])
+
+
+async def test_a_proven_version_comes_back_without_its_probe(engine, registry, versions):
+    residency = Residency(engine, registry, 1)
+    await visit(residency, versions["a"])
+    await visit(residency, registry.published["c"][0])
+    engine.scores = -9.0
+    await visit(residency, versions["a"])
+
+
+async def test_what_failed_by_accident_is_tried_again(engine, registry, versions, monkeypatch):
+    residency = Residency(engine, registry, 2)
+
+    def fail(version):
+        raise RegistryError("The store cannot be reached.")
+
+    with monkeypatch.context() as context:
+        context.setattr(registry, "materialize", fail)
+        with pytest.raises(RegistryError):
+            await visit(residency, versions["a"])
+    await visit(residency, versions["a"])
+
+
+async def test_a_client_that_goes_while_a_version_is_loading_does_not_stop_the_others(
+    engine, registry, versions
+):
+    residency = Residency(engine, registry, 1)
+    first = asyncio.create_task(visit(residency, versions["a"]))
+    second = asyncio.create_task(visit(residency, versions["a"]))
+    await asyncio.sleep(0.002)
+    first.cancel()
+    await second
+    await visit(residency, versions["c"])  # nobody uses the first any more
