@@ -60,6 +60,8 @@ def evaluate(
     import torch
 
     model.eval()
+    # One bound for all rows, so that no answer depends on which rows share its batch.
+    longest = max(len(row.ids) - len(row.prompt) for row in examples)
     with torch.no_grad():
         losses: list[torch.Tensor] = []
         answers = [""] * len(examples)
@@ -69,9 +71,8 @@ def evaluate(
                 token_losses(model, pad([(r.ids, r.labels) for r in rows], pad_id(tokenizer)))
             )
             if metrics:
-                for index, text in zip(
-                    indices, greedy_answers(model, tokenizer, rows), strict=True
-                ):
+                texts = greedy_answers(model, tokenizer, rows, longest)
+                for index, text in zip(indices, texts, strict=True):
                     answers[index] = text
             watcher.advance(len(rows))
     model.train()
@@ -82,10 +83,12 @@ def evaluate(
 
 
 def greedy_answers(
-    model: "PeftModel", tokenizer: "PreTrainedTokenizerBase", rows: Sequence[Example]
+    model: "PeftModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    rows: Sequence[Example],
+    longest: int,
 ) -> list[str]:
-    """The model's greedy answers to the rows' prompts, as long as the longest true one may be."""
-    longest = max(row.learned for row in rows) + 1
+    """The model's greedy answers to the rows' prompts, of at most `longest` tokens."""
     batch = pad([(row.prompt, row.prompt) for row in rows], pad_id(tokenizer))
     device = next(model.parameters()).device
     generated = model.generate(

@@ -40,6 +40,7 @@ def load_base(base: LocalBase, method: Method, config: RunConfig) -> "PreTrained
         ConfigError: the base is no causal language model that transformers knows.
     """
     import torch
+    from transformers import GenerationConfig
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -50,7 +51,16 @@ def load_base(base: LocalBase, method: Method, config: RunConfig) -> "PreTrained
     except ValueError as error:
         raise ConfigError(f"{base.identity.id} cannot be trained: {error}") from error
     model.config.use_cache = False
+    # Bases come with penalties and temperatures of their own; greedy answers must be without.
+    model.generation_config = GenerationConfig(eos_token_id=end_tokens(model, base))
     return model
+
+
+def end_tokens(model: "PreTrainedModel", base: LocalBase) -> list[int]:
+    """The tokens that end an answer: the tokenizer's, and those that the model's files name."""
+    listed: int | list[int] | None = model.generation_config.eos_token_id
+    named = listed if isinstance(listed, list) else [listed]
+    return sorted({token for token in [*named, base.tokenizer.eos_token_id] if token is not None})
 
 
 def add_adapter(
