@@ -137,7 +137,12 @@ def read_environment(schema: type[Config], environment: Mapping[str, str] = os.e
     dotted, origins = {}, {}
     for name, value in environment.items():
         if name in variables:
-            dotted[variables[name]] = read_value(value, f"The variable {name}={value!r}")
+            # Lists and null are YAML. The rest stays text for the field to read, for YAML would
+            # take an API key of digits for a number.
+            structured = value.startswith(("[", "{")) or value in ("null", "~")
+            dotted[variables[name]] = (
+                read_value(value, f"The variable {name}") if structured else value
+            )
             origins[variables[name]] = f"environment {name}"
         elif name.startswith(groups):
             raise ConfigError(f"The variable {name} sets no option. {suggest(name, variables)}")

@@ -1,8 +1,8 @@
 """How a server is run. The command line takes its options, defaults and help from here."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from adaptery.config import Config
 
@@ -60,3 +60,9 @@ class ServeConfig(Config):
     drain_seconds: Annotated[
         int, Field(description="How long requests may take to finish at shutdown.", ge=0)
     ] = 30
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """A variable holds several keys with commas between them."""
+        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value

@@ -202,7 +202,7 @@ class Work:
             files=(),
             base=self.base.identity,
             method=self.settings.method,
-            config=recorded(self.settings),
+            config=recorded(self.settings, self.parts.method),
             data_digest=self.data_digest,
             template_digest=sha256_of(self.template.encode()),
             tokenizer_digest=self.base.tokenizer_digest,
@@ -213,11 +213,12 @@ class Work:
         )
 
 
-def recorded(settings: RunConfig) -> dict[str, Any]:
+def recorded(settings: RunConfig, method: Method) -> dict[str, Any]:
     """The part of a configuration that shapes the result; paths and the name are not."""
     config = settings.model_dump(
         mode="json", exclude={"name", "base", "revision", "method", "runs"}
     )
+    config["options"] = method.options.model_dump(mode="json")
     for key in ("train", "eval"):
         path = getattr(settings.data, key)
         config["data"][key] = path.name if path else None
