@@ -83,7 +83,7 @@ class Loop:
 
         Raises:
             Interrupted: by the user, after a checkpoint was saved.
-            VerificationError: the loss is no longer a number.
+            VerificationError: the loss or its gradient is no longer a number.
         """
         self.model.train()
         self.watcher.phase("training", self.total)
@@ -114,19 +114,20 @@ class Loop:
             if penalty is not None:
                 loss = loss + penalty / len(micro_batches)
             self.accelerator.backward(loss)
-        if not math.isfinite(total):
-            raise VerificationError(
-                f"The loss became {total} at step {number}, so the run was stopped and nothing "
-                "published. Lower training.learning_rate or training.max_grad_norm."
-            )
         trainable = [p for p in self.model.parameters() if p.requires_grad]
-        norm = self.accelerator.clip_grad_norm_(trainable, self.training.max_grad_norm)
+        norm = float(self.accelerator.clip_grad_norm_(trainable, self.training.max_grad_norm))
+        if not math.isfinite(total + norm):
+            raise VerificationError(
+                f"The loss became {total} and its gradient's norm {norm} at step {number}, so the "
+                "run was stopped and nothing published. Lower training.learning_rate or "
+                "training.max_grad_norm."
+            )
         self.optimizer.step()
         self.schedule.step()
         self.method.after_step(self.model, number)
         self.optimizer.zero_grad(set_to_none=True)
         self.step = number
-        return total, learned, float(norm)
+        return total, learned, norm
 
     def report(self, number: int, window: "Window") -> "Window":
         """Show and log figures; returns the window that the next step is averaged in."""

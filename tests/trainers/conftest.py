@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from adaptery.base_model import LocalBase, open_base
 from adaptery.trainers.data import Conversation, Message
 from adaptery.trainers.encoding import Encoder, Example
+from adaptery.trainers.run_directory import RunDirectory
 
 COLOURS = ("blue", "yellow", "red")
 
@@ -21,6 +22,12 @@ def conversations(count: int = 24) -> list[Conversation]:
         turns = [*earlier, ("user", f"{'the sky ' * (n % 5)}{n}"), ("assistant", COLOURS[n % 3])]
         rows.append(Conversation(tuple(Message(*turn) for turn in turns), f"rows.jsonl:{n + 1}"))
     return rows
+
+
+@pytest.fixture(autouse=True)
+def no_plot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes as long as all else in a tiny run; what draws is tested on its own."""
+    monkeypatch.setattr(RunDirectory, "plot", lambda self: None)
 
 
 @pytest.fixture(scope="session")

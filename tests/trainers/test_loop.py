@@ -1,0 +1,207 @@
+import json
+import math
+import signal
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from adaptery.errors import ConfigError, Interrupted, VerificationError
+from adaptery.trainers.config import TrainingConfig
+from adaptery.trainers.loop import StopSignals, count_steps, rate_factor, steps_of
+from adaptery.trainers.method import Method
+from adaptery.trainers.run_directory import RunDirectory
+from tests.trainers.runs import InterruptAt, resume, run, tensors
+from tests.trainers.test_batches import examples
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether both hold the same tensors, bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max((one[key] - other[key]).abs().max().item() for key in one)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 16, 17, 100])
+@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize("epochs", [0.5, 1, 2.3])
+def test_as_many_steps_are_made_as_are_counted(rows: int, accumulation: int, epochs: float) -> None:
+    training = TrainingConfig(batch_size=4, accumulation=accumulation, epochs=epochs)
+    total = count_steps(rows, training)
+    steps = list(steps_of(examples(rows), training, total))
+    assert len(steps) == total >= 1
+    assert epochs != 1 or sum(len(batch) for step in steps for batch in step) == rows
+
+
+def test_max_steps_ends_a_run_early_and_never_prolongs_it() -> None:
+    assert count_steps(100, TrainingConfig(batch_size=10, epochs=1, max_steps=3)) == 3
+    assert count_steps(100, TrainingConfig(batch_size=10, epochs=1, max_steps=30)) == 10
+
+
+@pytest.mark.parametrize("scheduler", ["linear", "cosine", "constant"])
+def test_the_rate_rises_to_its_peak_and_then_never_rises(scheduler: str) -> None:
+    training = TrainingConfig(scheduler=scheduler, warmup=0.1)
+    factors = [rate_factor(step, 100, training) for step in range(101)]
+    assert 0 < factors[0] < factors[9] < factors[10] == 1
+    assert all(after <= before for before, after in pairwise(factors[10:]))
+    assert factors[100] == pytest.approx(1 if scheduler == "constant" else 0)
+
+
+def test_there_may_be_no_warm_up() -> None:
+    assert rate_factor(0, 10, TrainingConfig(warmup=0)) == 1
+
+
+def test_accumulation_is_one_big_batch(tiny_base: Path, tmp_path: Path) -> None:
+    """Rows differ in length, so a mean of means would show."""
+    shared = {"training__max_steps": 1, "training__max_grad_norm": 1e9}
+    whole = run(tmp_path / "a", tiny_base, training__batch_size=20, **shared)
+    parts = run(
+        tmp_path / "b", tiny_base, training__batch_size=5, training__accumulation=4, **shared
+    )
+    (one,), (other,) = (RunDirectory(r.run).metrics() for r in (whole, parts))
+    assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+    assert furthest(tensors(whole), tensors(parts)) < 1e-4
+
+
+def test_recomputed_activations_give_the_same_adapter(tiny_base: Path, tmp_path: Path) -> None:
+    kept = run(tmp_path / "a", tiny_base)
+    recomputed = run(tmp_path / "b", tiny_base, training__gradient_checkpointing=True)
+    assert furthest(tensors(kept), tensors(recomputed)) < 1e-5
+
+
+def test_training_learns(tiny_base: Path, tmp_path: Path) -> None:
+    result = run(tmp_path, tiny_base, training__epochs=6)
+    losses = [row["loss"] for row in RunDirectory(result.run).metrics()]
+    assert losses[-1] < losses[0] / 2
+
+
+def test_another_seed_makes_another_adapter_and_the_same_seed_the_same(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    one, again, other = (
+        tensors(run(tmp_path / name, tiny_base, training__seed=seed, lora__dropout=0.1))
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert same(one, again)
+    assert not same(one, other)
+
+
+@pytest.mark.parametrize(("method", "step"), [("lora", 6), ("adalora", 8)])
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
+    tiny_base: Path, tmp_path: Path, method: str, step: int
+) -> None:
+    changes = {"method": method, "training__epochs": 3, "lora__dropout": 0.1}
+    whole = run(tmp_path / "whole", tiny_base, **changes)
+    with pytest.raises(Interrupted) as error:
+        run(tmp_path / "parts", tiny_base, watcher=InterruptAt(step), **changes)
+    (path,) = (tmp_path / "parts" / "runs").iterdir()
+    assert str(error.value) == (
+        f"Interrupted at step {step} of 15; nothing was published. "
+        f"Go on with: adapters train --resume {path}"
+    )
+    assert not (path / "adapter").exists()
+    parts = resume(path)
+    assert same(tensors(whole), tensors(parts))
+    assert [(row["step"], row["loss"]) for row in RunDirectory(path).metrics()] == [
+        (row["step"], row["loss"]) for row in RunDirectory(whole.run).metrics()
+    ]
+    assert parts.manifest.model_copy(update={"files": ()}) == whole.manifest
+
+
+def test_a_run_may_be_interrupted_twice_and_at_its_last_step(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    whole = run(tmp_path / "whole", tiny_base)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "parts", tiny_base, watcher=InterruptAt(1))
+    (path,) = (tmp_path / "parts" / "runs").iterdir()
+    for step in (7, 10):
+        with pytest.raises(Interrupted, match=f"step {step} of 10"):
+            resume(path, InterruptAt(step))
+    assert same(tensors(whole), tensors(resume(path)))
+
+
+def test_a_resumed_run_refuses_rows_that_have_changed(tiny_base: Path, tmp_path: Path) -> None:
+    """It would go on with other rows than it began with, and its manifest would lie."""
+    with pytest.raises(Interrupted):
+        run(tmp_path, tiny_base, watcher=InterruptAt(2))
+    data = tmp_path / "train.jsonl"
+    data.write_text(data.read_text().replace("yellow", "green"))
+    (path,) = (tmp_path / "runs").iterdir()
+    with pytest.raises(ConfigError, match="rows"):
+        resume(path)
+
+
+def test_checkpoints_are_written_as_often_as_asked(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    save = RunDirectory.save_checkpoint
+    monkeypatch.setattr(
+        RunDirectory,
+        "save_checkpoint",
+        lambda self, state: (written.append(state["step"]), save(self, state)),
+    )
+    run(tmp_path, tiny_base, training__checkpoint_every=4)
+    assert written == [4, 8, 10]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tiny_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(VerificationError, match=r"loss became (nan|inf).*training\.learning_rate"):
+        run(tmp_path, tiny_base, training__learning_rate=1e30, training__max_grad_norm=1e30)
+    (path,) = (tmp_path / "runs").iterdir()
+    assert not (path / "adapter").exists()
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_before_it_spoils_weights(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def penalty(self: Method, model: torch.nn.Module) -> torch.Tensor:
+        return sum((p * float("nan")).sum() for p in model.parameters() if p.requires_grad)
+
+    monkeypatch.setattr(Method, "penalty", penalty)
+    with pytest.raises(VerificationError, match=r"norm nan at step 1"):
+        run(tmp_path, tiny_base)
+
+
+def test_metrics_are_logged_as_often_as_asked_and_at_the_end(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    result = run(tmp_path, tiny_base, training__log_every=4)
+    rows = [json.loads(line) for line in (result.run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [4, 8, 10]
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+
+
+def test_a_second_signal_stops_at_once_and_handlers_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with StopSignals() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.received
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x80\x05N."])
+def test_a_broken_checkpoint_is_a_sentence(tmp_path: Path, content: bytes) -> None:
+    run_directory = RunDirectory(tmp_path)
+    run_directory.checkpoint.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"checkpoint\.pt cannot be read"):
+        run_directory.load_checkpoint()
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
+    class Attack:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (tmp_path / "attacked",)
+
+    torch.save({"step": Attack()}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ConfigError):
+        RunDirectory(tmp_path).load_checkpoint()
+    assert not (tmp_path / "attacked").exists()
