@@ -83,7 +83,18 @@ class Story:
 
 def train(story: Story) -> None:
     story.tell("Train two versions of `sections`: LoRA, then QLoRA on a 4-bit base")
-    common = ("--base", BASE, "--data", TRAIN, "--eval-data", HELD_OUT, "--preset", "tiny")
+    common = (
+        "--base",
+        BASE,
+        "--data",
+        TRAIN,
+        "--eval-data",
+        HELD_OUT,
+        "--preset",
+        "tiny",
+        "--epochs",
+        "2",
+    )
     for method in ("lora", "qlora"):
         runs = str(story.folder / "runs")
         story.run("train", "--name", "sections", *common, "--method", method, "--runs", runs)
