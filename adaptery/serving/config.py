@@ -48,7 +48,7 @@ class ServeConfig(Config):
         int | None,
         Field(
             description="Prompt and answer together, in tokens (default: the base's, up to 4096).",
-            ge=8,
+            ge=32,
         ),
     ] = None
     step_tokens: Annotated[

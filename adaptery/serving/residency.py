@@ -71,6 +71,8 @@ class Residency:
 
     async def _enter(self, version: Version) -> Resident:
         """The version's resident, with one user more; loading begins if there is none."""
+        if refusal := self._refused.get(version.digest):
+            raise type(refusal)(str(refusal))
         name = version.engine_name
         if name not in self._residents:
             async with self._moving_in:
@@ -101,8 +103,6 @@ class Residency:
     async def _load(self, version: Version) -> Path:
         """Bring the version into the engine and prove it. Forgets it again if that fails."""
         try:
-            if refusal := self._refused.get(version.digest):
-                raise type(refusal)(str(refusal))
             directory = await asyncio.to_thread(self._source.materialize, version)
             await self._engine.load(version.engine_name, directory)
             await self._prove(version)

@@ -45,11 +45,14 @@ class Resolver:
         return version
 
     def _require_unambiguous(self, model: str) -> None:
-        if any(version.name == model for version in self._source.versions()):
-            raise UsageError(
-                f"{model!r} is the name of the base and of an adapter. Ask for the adapter as "
-                f"'{model}@live', or start the server with another --served-name."
-            )
+        try:
+            self._source.resolve(AdapterRef.parse(model))
+        except (InvalidName, ReferenceNotFound):
+            return
+        raise UsageError(
+            f"{model!r} is the name of the base and of an adapter. Ask for the adapter as "
+            f"'{model}@live', or start the server with another --served-name."
+        )
 
     def names(self) -> list[str]:
         """Every model that can be asked for: the base, adapters, aliases and versions."""

@@ -127,6 +127,18 @@ async def test_a_bad_version_is_refused_at_once_from_then_on(engine, registry, v
     assert residency.versions() == []
 
 
+async def test_a_refused_version_takes_nobodys_place(engine, registry, versions):
+    residency = Residency(engine, registry, 1)
+    engine.bad.add(versions["a"].engine_name)
+    with pytest.raises(InvalidAdapter):
+        await visit(residency, versions["a"])
+    other = registry.published["b"][0]
+    await visit(residency, other)
+    with pytest.raises(InvalidAdapter):
+        await visit(residency, versions["a"])
+    assert residency.versions() == [other]
+
+
 async def test_a_version_that_fails_its_probe_does_not_stay_in_the_engine(
     engine, registry, versions
 ):

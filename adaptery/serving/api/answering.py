@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from adaptery.errors import DoesNotFit, UsageError
+from adaptery.errors import AdapteryError, DoesNotFit, UsageError
 from adaptery.serving.api.schemas import Generation
 from adaptery.serving.api.service import Service, Target
 from adaptery.serving.engine import Chunk, GenerationRequest
@@ -60,7 +60,13 @@ async def holding(service: Service, target: Target) -> AsyncIterator[Path | None
     if target.version is None:
         yield None
         return
-    async with service.residency.hold(target.version) as directory:
+    async with AsyncExitStack() as held:
+        try:
+            hold = service.residency.hold(target.version)
+            directory = await held.enter_async_context(hold)
+        except AdapteryError:
+            service.metrics.requests.labels(target.model, "error").inc()
+            raise
         yield directory
 
 

@@ -25,6 +25,7 @@ HARMLESS = frozenset(
 )
 # Parameters that are not obeyed, with the value at which they ask for nothing.
 NEUTRAL: dict[str, Any] = {
+    "annotations": [],
     "best_of": 1,
     "echo": False,
     "frequency_penalty": 0,
@@ -33,6 +34,7 @@ NEUTRAL: dict[str, Any] = {
     "presence_penalty": 0,
     "response_format": {"type": "text"},
     "suffix": "",
+    "tool_calls": [],
     "tool_choice": "none",
     "tools": [],
 }
@@ -58,7 +60,7 @@ class Body(BaseModel):
         if not isinstance(values, dict):
             return values
         given = {key: value for key, value in values.items() if value is not None}
-        for key in given.keys() - cls.model_fields.keys() - HARMLESS:
+        for key in sorted(given.keys() - cls.model_fields.keys() - HARMLESS):
             if key not in NEUTRAL or given[key] != NEUTRAL[key]:
                 raise Refusal(key, f"{cls.where()}{key}={given[key]!r} is not supported here.")
         return {key: value for key, value in given.items() if key in cls.model_fields}

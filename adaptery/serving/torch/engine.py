@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from adaptery.base_model import LocalBase
-from adaptery.errors import DoesNotFit, EngineError
+from adaptery.errors import DoesNotFit, EngineError, NotReady
 from adaptery.serving.config import ServeConfig
 from adaptery.serving.engine import Chunk, GenerationRequest
 from adaptery.serving.torch.answer import Answer
@@ -50,8 +50,8 @@ class TorchEngine:
         self._config = config
         self._pool = ThreadPoolExecutor(LOADERS, thread_name_prefix="adaptery-load")
         self._held: dict[str, Held] = {}
+        self._decoder: Decoder | None = None
         self._steps: StepLoop | None = None
-        self._decoder: Decoder
 
     async def start(self) -> None:
         """Load the base and begin to answer.
@@ -73,10 +73,10 @@ class TorchEngine:
         device = choose_device(config.device)
         model = load_model(self.base, device, choose_dtype(config.dtype, device))
         context = longest_context(model, config.max_context, DEFAULT_CONTEXT)
-        self._decoder, tried = try_out(model, self.base, context)
-        self.max_context = context
+        decoder, tried = try_out(model, self.base, context)
         cache = tried.resized(config.max_sequences, context)
-        runner = Runner(self._decoder, cache, ActiveAdapters(self._decoder.layers))
+        runner = Runner(decoder, cache, ActiveAdapters(decoder.layers))
+        self._decoder, self.max_context = decoder, context
         return StepLoop(runner, Scheduler(cache, config.step_tokens))
 
     async def close(self) -> None:
@@ -99,7 +99,7 @@ class TorchEngine:
         """
         if name in self._held:
             return
-        decoder = self._decoder
+        decoder = self._require_base()
         adapter = await asyncio.get_running_loop().run_in_executor(
             self._pool,
             read_adapter,
@@ -128,7 +128,7 @@ class TorchEngine:
             DoesNotFit: the prompt and `max_tokens` exceed `max_context`.
             EngineError: the request failed; others go on.
         """
-        steps = self._ready(request)
+        self._check(request)
         held = self._use(request.adapter)
         arrived: asyncio.Queue[Chunk | EngineError] = asyncio.Queue()
         waiting = Request(
@@ -137,7 +137,7 @@ class TorchEngine:
             answer=self._answer(request, into(arrived)),
         )
         try:
-            steps.submit(waiting)
+            self._submit(waiting)
             while True:
                 chunk = await arrived.get()
                 if isinstance(chunk, EngineError):
@@ -150,22 +150,30 @@ class TorchEngine:
             release(held)
 
     def _answer(self, request: GenerationRequest, deliver: Callable[..., None]) -> Answer:
-        tokenizer = self.base.tokenizer
-        return Answer(request.sampling, tokenizer, self._decoder.end_ids, deliver)
+        end_ids = self._require_base().end_ids
+        return Answer(request.sampling, self.base.tokenizer, end_ids, deliver)
 
-    def _ready(self, request: GenerationRequest) -> StepLoop:
-        """The step loop, if `request` is one that it can take."""
+    def _require_base(self) -> Decoder:
+        if self._decoder is None:
+            raise NotReady("The base is not loaded yet.")
+        return self._decoder
+
+    def _submit(self, waiting: Request) -> None:
         if self._steps is None:
-            raise EngineError("The engine is not running.")
+            raise NotReady("The engine is not running.")
+        self._steps.submit(waiting)
+
+    def _check(self, request: GenerationRequest) -> None:
+        """Do nothing if `request` is one that can be computed."""
+        vocabulary = self._require_base().vocabulary
         prompt, asked = len(request.prompt), request.sampling.max_tokens
         if prompt + asked > self.max_context:
             raise DoesNotFit(
                 f"The prompt has {prompt:,} tokens and {asked:,} are asked for, but the context "
                 f"holds {self.max_context:,}."
             )
-        if not prompt or not all(0 <= i < self._decoder.vocabulary for i in request.prompt):
+        if not prompt or not all(0 <= i < vocabulary for i in request.prompt):
             raise EngineError("The prompt is empty or has tokens that the base does not know.")
-        return self._steps
 
     def _use(self, name: str | None) -> Held | None:
         if name is None:

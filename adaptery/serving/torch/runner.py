@@ -22,7 +22,7 @@ class Runner:
         self._active = active
 
     def run(self, pieces: Many[Piece[Sequence]]) -> Tensor:
-        """Compute the pieces; those of one adapter must stand side by side.
+        """Compute the pieces, fastest if those of one adapter stand side by side.
 
         Returns:
             Scores of the next token for each piece that is its sequence's last, in their order,

@@ -165,8 +165,13 @@ async def test_a_stop_string_ends_the_answer_before_it(engine, base):
 
 
 async def test_an_adapter_that_overflows_fails_its_own_request_only(
-    engine, tmp_path, base_directory
+    base, config, tmp_path, base_directory
 ):
+    async with running(base, config, max_sequences=4) as engine, asyncio.timeout(60):
+        await check_overflow(engine, tmp_path, base_directory)
+
+
+async def check_overflow(engine, tmp_path, base_directory):
     adapter = models.write_overflowing_adapter(tmp_path, base_directory)
     await engine.load("huge", adapter)
     rng = random.Random(2)
@@ -183,13 +188,22 @@ async def test_an_adapter_that_overflows_fails_its_own_request_only(
         answers = await asyncio.gather(*[ask(engine, prompt) for prompt in prompts])
 
 
-async def test_a_cancelled_request_gives_its_slot_to_the_next(base, config):
-    async with running(base, config, max_sequences=1) as engine:
-        long = GenerationRequest((5,), SamplingParams(200, temperature=1.0, seed=3))
+async def test_a_cancelled_request_gives_its_slot_to_the_next(base, config, monkeypatch):
+    steps, run = [], Runner.run
+
+    def count(self, pieces):
+        steps.append(pieces[0].sequence)
+        return run(self, pieces)
+
+    monkeypatch.setattr(Runner, "run", count)
+    async with running(base, config, max_sequences=1, max_context=512) as engine:
+        long = GenerationRequest((5,), SamplingParams(500, temperature=0))
         async with aclosing(engine.generate(long)) as chunks:
             await anext(chunks)
-        async with asyncio.timeout(10):
-            assert len(await ask(engine, [6], SamplingParams(3, temperature=0))) == 3
+        cancelled = steps[-1]
+        assert len(await ask(engine, [6], SamplingParams(3, temperature=0))) == 3
+    assert steps.count(cancelled) < 400
+    assert steps[-1] is not cancelled
 
 
 async def test_requests_beyond_the_slots_are_answered_in_order(base, config):
