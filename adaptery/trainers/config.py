@@ -37,7 +37,9 @@ class LoraSettings(Config):
     def _split(cls, value: Any) -> Any:
         """`q_proj,v_proj` from a flag or variable is a list of names."""
         if isinstance(value, str) and value not in ("all", "attention", "mlp"):
-            return tuple(name.strip() for name in value.split(",") if name.strip())
+            value = tuple(name.strip() for name in value.split(",") if name.strip())
+        if not value:
+            raise ValueError("name at least one target")
         return value
 
 

@@ -1,7 +1,7 @@
 """The training loop: optimizer steps over micro-batches, checkpoints, and nothing else.
 
-The loss of a step is the mean over all tokens learned in it, across micro-batches and processes,
-so that accumulation changes memory and not the result.
+The loss of a step is the mean over all tokens learned in it, across micro-batches, so that
+accumulation changes memory and not the result.
 """
 
 import math
@@ -23,7 +23,6 @@ from adaptery.trainers.watching import Watcher
 
 if TYPE_CHECKING:
     import torch
-    from accelerate import Accelerator
     from peft import PeftModel
 
 
@@ -68,7 +67,7 @@ class Loop:
     method: Method
     optimizer: "torch.optim.Optimizer"
     schedule: "torch.optim.lr_scheduler.LRScheduler"
-    accelerator: "Accelerator"
+    autocast: "torch.autocast"
     training: TrainingConfig
     run: RunDirectory
     watcher: Watcher
@@ -103,19 +102,21 @@ class Loop:
 
     def one_step(self, number: int, micro_batches: list[list[Example]]) -> tuple[float, int, float]:
         """One optimizer step: its loss (nats per token), learned tokens and gradient norm."""
+        from torch.nn.utils import clip_grad_norm_
+
         learned = sum(row.learned for rows in micro_batches for row in rows)
         total = 0.0
         for rows in micro_batches:
             batch = pad([(row.ids, row.labels) for row in rows], self.pad_token)
-            with self.accelerator.autocast():
+            with self.autocast:
                 loss = token_losses(self.model, batch).sum() / learned
             total += loss.item()
             penalty = self.method.penalty(self.model)
             if penalty is not None:
                 loss = loss + penalty / len(micro_batches)
-            self.accelerator.backward(loss)
+            loss.backward()
         trainable = [p for p in self.model.parameters() if p.requires_grad]
-        norm = float(self.accelerator.clip_grad_norm_(trainable, self.training.max_grad_norm))
+        norm = float(clip_grad_norm_(trainable, self.training.max_grad_norm))
         if not math.isfinite(total + norm):
             raise VerificationError(
                 f"The loss became {total} and its gradient's norm {norm} at step {number}, so the "

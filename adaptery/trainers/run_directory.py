@@ -64,7 +64,7 @@ class RunDirectory:
         )
         origins = "".join(f"# {key}: {origin}\n" for key, origin in sorted(config.origins.items()))
         (self.path / "config.yaml").write_text(
-            f"# Where each value came from (others: default)\n{origins}{text}"
+            f"# Where each value came from (others: default)\n{origins}{text}", encoding="utf-8"
         )
 
     def append_metrics(self, row: dict[str, Any]) -> None:
@@ -76,7 +76,8 @@ class RunDirectory:
         """The rows of `metrics.jsonl`, a resumed run's repeated steps only once."""
         path = self.path / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return list({row["step"]: row for row in map(json.loads, lines)}.values())
+        whole = (line for line in lines if line.endswith("}"))  # a crash may have cut one off
+        return list({row["step"]: row for row in map(json.loads, whole)}.values())
 
     def write_result(self, result: dict[str, Any]) -> None:
         """What was measured, for scripts."""

@@ -146,7 +146,6 @@ class Work:
     def fit(self, model: "PeftModel", run: RunDirectory, *, resume: bool) -> None:
         """Train, from the checkpoint if there is one to resume from."""
         import torch
-        from accelerate import Accelerator
 
         training, method, total = self.settings.training, self.parts.method, self.steps
         low = precision(training.precision) == torch.bfloat16
@@ -160,9 +159,7 @@ class Work:
             schedule=torch.optim.lr_scheduler.LambdaLR(
                 optimizer, lambda step: rate_factor(step, total, training)
             ),
-            accelerator=Accelerator(
-                mixed_precision="bf16" if low else "no", cpu=not torch.cuda.is_available()
-            ),
+            autocast=torch.autocast(model.device.type, torch.bfloat16, enabled=low),
             training=training,
             run=run,
             watcher=self.watcher,

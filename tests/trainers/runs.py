@@ -25,7 +25,7 @@ def rows(count: int, start: int = 0) -> list[list[tuple[str, str]]]:
     ]
 
 
-def settings(folder: Path, base: Path, **changes: Any) -> dict[str, Any]:
+def settings(folder: Path, base: Path, /, **changes: Any) -> dict[str, Any]:
     """Dotted options of a short run in fp32, 10 steps; `training__seed=1` changes one."""
     folder.mkdir(exist_ok=True)
     short = {
@@ -45,7 +45,7 @@ def settings(folder: Path, base: Path, **changes: Any) -> dict[str, Any]:
 
 
 def run(
-    folder: Path, base: Path, *, watcher: Watcher | None = None, **changes: Any
+    folder: Path, base: Path, /, *, watcher: Watcher | None = None, **changes: Any
 ) -> TrainingResult:
     """Train in `folder`."""
     return start(resolve(RunConfig, [Layer.of(settings(folder, base, **changes), "test")]), watcher)

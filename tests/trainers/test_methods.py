@@ -1,0 +1,288 @@
+"""What each method does that the others do not, seen in a run of it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bitsandbytes.nn import Linear4bit
+from peft import PeftModel, get_peft_model
+from torch import Tensor, nn
+
+from adaptery.errors import ConfigError, VerificationError
+from adaptery.plugins.builtin.adalora import AdaLora, svd_layers
+from adaptery.plugins.builtin.loraplus import LoraPlus
+from adaptery.plugins.builtin.qlora import QLora
+from adaptery.trainers.config import LoraSettings, TrainingConfig
+from adaptery.trainers.method import AdapterPlan, Method
+from adaptery.trainers.train import TrainingResult, Work
+from tests.models import write_rows
+from tests.trainers.runs import rows, run, tensors
+
+METHODS: dict[str, type[Method]] = {
+    "lora": Method,
+    "loraplus": LoraPlus,
+    "qlora": QLora,
+    "adalora": AdaLora,
+}
+CHANGES: dict[str, dict[str, Any]] = {
+    "loraplus": {"training__learning_rate": 5e-4},
+    "adalora": {"training__epochs": 6, "training__learning_rate": 2e-2},
+}
+LAYERS = 14  # linear layers of the tiny base that are adapted
+IDS = torch.arange(3, 43).view(2, 20)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run and the model in memory that it ended with, not yet baked."""
+
+    method: str
+    result: TrainingResult
+    model: PeftModel
+    base: Path
+
+    def baked(self) -> PeftModel:
+        """What anybody gets who loads the adapter with PEFT, on the base that it was trained on."""
+        base = METHODS[self.method]({}).load_base(self.base, torch.float32, "cpu")
+        return PeftModel.from_pretrained(base, self.result.adapter).eval()
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def trained(
+    request: pytest.FixtureRequest, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Trained:
+    """Every method in turn."""
+    models: list[PeftModel] = []
+    prepare = Work.prepare
+
+    def keep(work: Work) -> PeftModel:
+        models.append(prepare(work))
+        return models[-1]
+
+    folder = tmp_path_factory.mktemp(request.param)
+    held_out = str(write_rows(folder / "eval.jsonl", rows(9, start=40)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Work, "prepare", keep)
+        changes = {"data__eval": held_out, **CHANGES.get(request.param, {})}
+        result = run(folder, tiny_base, method=request.param, **changes)
+    return Trained(request.param, result, models[0], tiny_base)
+
+
+def logits(model: nn.Module) -> Tensor:
+    with torch.no_grad():
+        return model.eval()(input_ids=IDS).logits.float()
+
+
+def test_every_method_learns(trained: Trained) -> None:
+    metrics = trained.result.manifest.metrics
+    assert metrics["loss"] < metrics["base.loss"] - 1
+    assert metrics.keys() >= {"accuracy", "macro_f1", "base.accuracy", "base.macro_f1"}
+    assert trained.result.manifest.method == trained.method
+
+
+def test_every_adapted_layer_learns(trained: Trained) -> None:
+    """A gradient that stops somewhere leaves B at its zeros below."""
+    changed = [name for name, tensor in tensors(trained.result).items() if "lora_B" in name]
+    assert len(changed) == LAYERS
+    assert all(tensors(trained.result)[name].abs().max() > 1e-4 for name in changed)
+
+
+def test_every_result_is_plain_lora(trained: Trained) -> None:
+    config = json.loads((trained.result.adapter / "adapter_config.json").read_text())
+    assert config["peft_type"] == "LORA"
+    assert all(
+        ".lora_A.weight" in key or ".lora_B.weight" in key for key in tensors(trained.result)
+    )
+
+
+def test_what_was_trained_is_what_was_baked(trained: Trained) -> None:
+    expected, got = logits(trained.model), logits(trained.baked())
+    assert (got - expected).abs().max() < 1e-5
+    with trained.model.disable_adapter():
+        assert (logits(trained.model) - expected).abs().max() > 0.1
+
+
+def test_the_probe_is_what_the_baked_adapter_says(trained: Trained) -> None:
+    probe, model = trained.result.manifest.probe, trained.baked()
+    assert len(probe) >= 3
+    moved = 0.0
+    for prompt in probe:
+        ids = torch.tensor([prompt.token_ids])
+        with torch.no_grad():
+            adapted = model(input_ids=ids).logits[0, -1].log_softmax(0)
+            with model.disable_adapter():
+                base = model(input_ids=ids).logits[0, -1].log_softmax(0)
+        tokens = [score.token for score in prompt.top]
+        assert tokens == adapted.topk(len(tokens)).indices.tolist()
+        assert [s.trained for s in prompt.top] == pytest.approx(adapted[tokens].tolist(), abs=1e-4)
+        assert [s.base for s in prompt.top] == pytest.approx(base[tokens].tolist(), abs=1e-4)
+        moved = max(moved, *(abs(score.trained - score.base) for score in prompt.top))
+    assert moved > 0.5, "a probe that base and adapter answer alike would show nothing"
+
+
+def test_only_the_adapter_is_trainable_and_counted(trained: Trained) -> None:
+    trainable = {n: p for n, p in trained.model.named_parameters() if p.requires_grad}
+    assert all("lora_" in name for name in trainable)
+    assert all(parameter.dtype == torch.float32 for parameter in trainable.values())
+    count = sum(parameter.numel() for parameter in trainable.values())
+    assert trained.result.trainable_parameters == count
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_every_layer_in_bfloat16_too(
+    method: str, tiny_base: Path, tmp_path: Path
+) -> None:
+    held_out = str(write_rows(tmp_path / "eval.jsonl", rows(4, start=40)))
+    changes = {"data__eval": held_out, "training__precision": "bf16", **CHANGES.get(method, {})}
+    result = run(tmp_path, tiny_base, method=method, **changes)
+    baked = tensors(result)
+    assert all(tensor.dtype == torch.float32 for tensor in baked.values())
+    changed = [name for name, tensor in baked.items() if "lora_B" in name and tensor.any()]
+    assert len(changed) >= LAYERS - 4, "AdaLoRA may have pruned some"
+    assert result.manifest.metrics["loss"] < result.manifest.metrics["base.loss"]
+
+
+def plan(r: int = 4, steps: int = 100) -> AdapterPlan:
+    return AdapterPlan(LoraSettings(r=r, alpha=8), "all-linear", steps, seed=0)
+
+
+def fresh(method: Method, base: Path, **changes: Any) -> PeftModel:
+    """The tiny base with an untrained adapter of that method."""
+    torch.manual_seed(0)
+    model = method.load_base(base, torch.float32, "cpu")
+    return get_peft_model(model, method.peft_config(plan(**changes)))
+
+
+def test_lora_plus_has_two_rates(tiny_base: Path) -> None:
+    method = LoraPlus({"ratio": 8})
+    model = fresh(method, tiny_base)
+    optimizer = method.optimizer(model, 1e-3, TrainingConfig(weight_decay=0.1))
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    rates: dict[str, set[float]] = {"lora_A": set(), "lora_B": set()}
+    decays = set()
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            rates["lora_A" if "lora_A" in names[parameter] else "lora_B"].add(group["lr"])
+            decays.add(group["weight_decay"])
+    assert rates == {"lora_A": {1e-3}, "lora_B": {8e-3}}
+    assert decays == {0.1}
+    count = sum(len(group["params"]) for group in optimizer.param_groups)
+    assert count == 2 * LAYERS
+
+
+@pytest.mark.parametrize("double", [True, False])
+def test_qlora_holds_the_base_in_nf4(tiny_base: Path, double: bool) -> None:
+    model = QLora({"double_quantization": double}).load_base(tiny_base, torch.float32, "cpu")
+    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    assert len(layers) == LAYERS
+    for layer in layers:
+        assert layer.weight.dtype == torch.uint8
+        assert layer.weight.quant_state.quant_type == "nf4"
+        assert layer.weight.quant_state.nested is double
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_qlora_computes_with_rounded_weights(tiny_base: Path) -> None:
+    plain, quantized = (
+        logits(method({}).load_base(tiny_base, torch.float32, "cpu")) for method in (Method, QLora)
+    )
+    assert 0.01 < (plain - quantized).abs().max() < 10
+
+
+@pytest.mark.parametrize("trained", ["adalora"], indirect=True)
+def test_adaloras_ranks_move_to_its_budget_and_differ(trained: Trained) -> None:
+    config = json.loads((trained.result.adapter / "adapter_config.json").read_text())
+    ranks = config["rank_pattern"].values()
+    assert sum(ranks) == 4 * LAYERS, "lora.r is the average at the end"
+    assert len(set(ranks)) > 1
+    assert max(ranks) > 4
+    weights = tensors(trained.result)
+    for module, rank in config["rank_pattern"].items():
+        assert weights[f"base_model.model.{module}.lora_A.weight"].shape[0] == rank
+        assert weights[f"base_model.model.{module}.lora_B.weight"].shape[1] == rank
+    assert config["alpha_pattern"] == config["rank_pattern"]
+
+
+def prune(model: PeftModel) -> None:
+    """Random triplets; whole layers of them are pruned, and one or some in the others."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for number, layer in enumerate(svd_layers(model)):
+            layer.lora_E["default"].normal_()
+            layer.lora_E["default"][: number % 7] = 0
+
+
+def test_a_layer_that_lost_all_its_rank_is_left_out_of_what_is_baked(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    model = fresh(AdaLora({}), tiny_base)
+    prune(model)
+    expected = logits(model)
+    AdaLora({}).bake(model, tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert set(config["rank_pattern"].values()) == {1, 2, 3, 4, 5, 6}
+    assert len(config["target_modules"]) == len(config["rank_pattern"]) == LAYERS - 2
+    base = Method({}).load_base(tiny_base, torch.float32, "cpu")
+    assert (logits(PeftModel.from_pretrained(base, tmp_path)) - expected).abs().max() < 1e-5
+
+
+def test_adalora_whose_ranks_did_not_move_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+    model = fresh(AdaLora({}), tiny_base)
+    with torch.no_grad():
+        for layer in svd_layers(model):
+            layer.lora_E["default"].fill_(1.0)
+    with pytest.raises(VerificationError, match="84 of 84: its ranks did not move"):
+        AdaLora({}).bake(model, tmp_path)
+    with torch.no_grad():
+        for layer in svd_layers(model):
+            layer.lora_E["default"].zero_()
+    with pytest.raises(VerificationError, match="0 of 84"):
+        AdaLora({}).bake(model, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_adaloras_penalty_is_pefts(tiny_base: Path) -> None:
+    method = AdaLora({"orthogonality": 0.25})
+    model = fresh(method, tiny_base)
+    with torch.no_grad():
+        with_penalty = model(input_ids=IDS, labels=IDS).loss
+        without = model.base_model.model(input_ids=IDS, labels=IDS).loss
+        penalty = method.penalty(model)
+    assert penalty > 0
+    assert with_penalty - without == pytest.approx(penalty.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "complaint"),
+    [
+        ({"initial_rank": 4}, {}, "nothing to prune"),
+        ({"initial_rank": 3}, {}, "nothing to prune"),
+        ({}, {"steps": 3}, "in which to move ranks"),
+        ({"settle": 0.5, "finish": 0.5}, {}, "in which to move ranks"),
+    ],
+)
+def test_an_adalora_that_could_not_move_its_ranks_is_refused(
+    options: dict[str, Any], changes: dict[str, int], complaint: str
+) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        AdaLora(options).peft_config(plan(**changes))
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "complaint"),
+    [
+        (LoraPlus, {"ratoi": 3}, "no option 'ratoi'.*Did you mean 'ratio'"),
+        (LoraPlus, {"ratio": 0.5}, "'ratio' cannot be 0.5"),
+        (QLora, {"double_quantization": "perhaps"}, "'double_quantization' cannot be 'perhaps'"),
+        (AdaLora, {"settle": 1}, "'settle' cannot be 1"),
+        (Method, {"ratio": 3}, "no option 'ratio'"),
+    ],
+)
+def test_a_wrong_option_of_a_method_is_named(
+    method: type[Method], options: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        method(options)
