@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import yaml
 
 from adaptery.config import Resolved
-from adaptery.errors import ConfigError
+from adaptery.errors import ConfigError, Interrupted
 from adaptery.trainers.config import RunConfig
 
 
@@ -56,6 +58,19 @@ class RunDirectory:
         if not run.checkpoint.is_file():
             raise ConfigError(f"{path} has no checkpoint to go on from; start the run anew.")
         return run
+
+    @contextmanager
+    def resumable(self) -> Iterator[None]:
+        """Turn a Ctrl-C into `Interrupted` with the way to go on, if there is a checkpoint."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if not self.checkpoint.is_file():
+                raise
+            raise Interrupted(
+                "Interrupted; nothing was published. "
+                f"Go on with: adapters train --resume {self.path}"
+            ) from None
 
     def write_config(self, config: Resolved[RunConfig]) -> None:
         """The resolved configuration; a comment names the origin of what is not a default."""

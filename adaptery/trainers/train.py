@@ -79,14 +79,15 @@ def train(
     model = work.prepare()
     run = interrupted or RunDirectory.create(config)
     work.watcher.say(f"Run directory: {run.path}")
-    scores = work.measure_base(model)
-    work.fit(model, run, resume=interrupted is not None)
-    scores |= work.measure(model, "evaluating the adapter")
-    probe = record_probe(model, work.encoder)
-    run.adapter.mkdir(exist_ok=True)
-    parts.method.bake(model, run.adapter)
-    settle(run.adapter, work.base.identity, work.template)
-    run.plot()
+    with run.resumable():
+        scores = work.measure_base(model)
+        work.fit(model, run, resume=interrupted is not None)
+        scores |= work.measure(model, "evaluating the adapter")
+        probe = record_probe(model, work.encoder)
+        run.adapter.mkdir(exist_ok=True)
+        parts.method.bake(model, run.adapter)
+        settle(run.adapter, work.base.identity, work.template)
+        run.plot()
     result = TrainingResult(
         run=run.path,
         adapter=run.adapter,

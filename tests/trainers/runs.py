@@ -70,17 +70,17 @@ def tensors(result: TrainingResult) -> dict[str, Tensor]:
 
 
 class InterruptAt(Silent):
-    """Presses Ctrl-C while step `step` is in hand."""
+    """Presses Ctrl-C at the end of piece `step` of a phase."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, phase: str = "training") -> None:
         self.step = step
-        self.training = False
-
-    def phase(self, title: str, total: int) -> None:
-        self.training = title == "training"
+        self.wanted = phase
         self.done = 0
 
+    def phase(self, title: str, total: int) -> None:
+        self.title, self.done = title, 0
+
     def advance(self, pieces: int = 1, **figures: float) -> None:
-        self.done += pieces
-        if self.training and figures and self.done == self.step:
+        before, self.done = self.done, self.done + pieces
+        if self.title == self.wanted and before == self.step - 1 and pieces:
             signal.raise_signal(signal.SIGINT)

@@ -12,7 +12,8 @@ from adaptery.trainers.config import TrainingConfig
 from adaptery.trainers.loop import StopSignals, count_steps, rate_factor, steps_of
 from adaptery.trainers.method import Method
 from adaptery.trainers.run_directory import RunDirectory
-from tests.trainers.runs import InterruptAt, resume, run, tensors
+from tests.models import write_rows
+from tests.trainers.runs import InterruptAt, resume, rows, run, tensors
 from tests.trainers.test_batches import examples
 
 
@@ -124,6 +125,29 @@ def test_a_run_may_be_interrupted_twice_and_at_its_last_step(
         with pytest.raises(Interrupted, match=f"step {step} of 10"):
             resume(path, InterruptAt(step))
     assert same(tensors(whole), tensors(resume(path)))
+
+
+def test_a_run_interrupted_after_its_last_step_says_how_to_go_on(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    held_out = str(write_rows(tmp_path / "eval.jsonl", rows(4, start=40)))
+    watcher = InterruptAt(1, "evaluating the adapter")
+    with pytest.raises(Interrupted, match=r"adapters train --resume .*/runs/colours-"):
+        run(tmp_path, tiny_base, data__eval=held_out, watcher=watcher)
+    (path,) = (tmp_path / "runs").iterdir()
+    assert resume(path).manifest.metrics["loss"] > 0
+
+
+def test_a_run_interrupted_before_its_first_step_has_nothing_to_go_on_from(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    held_out = str(write_rows(tmp_path / "eval.jsonl", rows(4, start=40)))
+    watcher = InterruptAt(1, "evaluating the untuned base")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, tiny_base, data__eval=held_out, watcher=watcher)
+    (path,) = (tmp_path / "runs").iterdir()
+    with pytest.raises(ConfigError, match="no checkpoint"):
+        resume(path)
 
 
 def test_a_resumed_run_refuses_rows_that_have_changed(tiny_base: Path, tmp_path: Path) -> None:
