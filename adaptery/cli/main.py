@@ -39,7 +39,7 @@ class Adapters(click.Group):
     """Loads a command when it is called; asks plugins for those that are not ours."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return [*COMMANDS, *sorted(set(plugin_commands()) - set(COMMANDS))]
+        return [*COMMANDS, *sorted(plugin_commands())]
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name in COMMANDS:
@@ -58,8 +58,8 @@ class Adapters(click.Group):
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, summary) for name, (_, summary) in COMMANDS.items()]
-        others = {n: c for n, c in plugin_commands().items() if n not in COMMANDS}
-        rows += [(name, command.get_short_help_str(80)) for name, command in sorted(others.items())]
+        others = sorted(plugin_commands().items())
+        rows += [(name, command.get_short_help_str(80)) for name, command in others]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -70,7 +70,7 @@ def plugin_commands() -> dict[str, click.Command]:
         return {}  # and the built-in plugins need not be imported to show the help
     from adaptery.cli.context import plugins
 
-    return plugins().commands()
+    return plugins().commands(taken=COMMANDS)
 
 
 @click.group(cls=Adapters, context_settings={"help_option_names": ["-h", "--help"]})

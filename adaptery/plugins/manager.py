@@ -65,6 +65,7 @@ class PluginManager:
         self.pluggy = pluggy.PluginManager("adapters")
         self.pluggy.add_hookspecs(hookspecs)
         self.owners: dict[int, str] = {}
+        self.warned: set[str] = set()
         for name in BUILTIN_PLUGINS:
             self.register(importlib.import_module(f"adaptery.plugins.builtin.{name}"), BUILTIN)
         found = (
@@ -76,17 +77,29 @@ class PluginManager:
             self.register_entry_point(entry_point)
 
     def register(self, plugin: object, owner: str) -> None:
-        """Add a plugin that `owner` (a distribution's name) brings."""
-        self.owners[id(plugin)] = owner
+        """Add a plugin that `owner` (a distribution's name) brings, as a whole or not at all.
+
+        Raises:
+            pluggy.PluginValidationError: one of its hooks is unknown or takes unknown arguments.
+            ValueError: it is registered already.
+        """
         self.pluggy.register(plugin)
+        self.owners[id(plugin)] = owner
+        self.pluggy.check_pending()
 
     def register_entry_point(self, entry_point: importlib.metadata.EntryPoint) -> None:
         """Add an installed plugin; a broken one becomes one warning that names its distribution."""
         owner = entry_point.dist.name if entry_point.dist else entry_point.value
+        plugin = None
         try:
-            self.register(entry_point.load(), owner)
-        except Exception as error:  # noqa: BLE001 - whatever somebody else's import raises
-            leave_out(owner, error)
+            plugin = entry_point.load()
+            self.register(plugin, owner)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever others' imports raise
+            if isinstance(error, pluggy.PluginValidationError) and self.pluggy.is_registered(
+                plugin
+            ):
+                self.pluggy.unregister(plugin)  # not half of it
+            self.warn(f"The plugin of {owner} is broken and was left out: {cause(error)}")
 
     def registered(self, hook: str) -> dict[str, Registered]:
         """All that plugins registered under `hook`, by name.
@@ -95,8 +108,12 @@ class PluginManager:
             PluginError: two plugins claim one name.
         """
         found: dict[str, Registered] = {}
-        for item in self.collect(hook, Spec):
-            other = found.setdefault(item.spec.name, item)
+        for owner, spec in self.collect(hook):
+            if not isinstance(spec, Spec):
+                self.warn(f"{hook} of {owner} returned {spec!r}, which is no Spec.")
+                continue
+            item = Registered(spec, owner)
+            other = found.setdefault(spec.name, item)
             if other is not item:
                 raise PluginError(
                     f"Both {other.owner} and {item.owner} register a {KINDS[hook]} named "
@@ -109,7 +126,7 @@ class PluginManager:
 
         Raises:
             UnknownName: nothing is; the message names what is there.
-            PluginError: it cannot be imported.
+            PluginError: it cannot be loaded.
         """
         known = self.registered(hook)
         if name not in known:
@@ -118,27 +135,33 @@ class PluginManager:
             )
         try:
             return known[name].spec.load()
-        except ImportError as error:
+        except Exception as error:
+            way_out = "Install what it needs, for example with: pip install 'adaptery[all]'"
             raise PluginError(
-                f"The {KINDS[hook]} {name!r} of {known[name].owner} cannot be loaded: {error}. "
-                "Install what it needs, for example with: pip install 'adaptery[all]'"
+                f"The {KINDS[hook]} {name!r} of {known[name].owner} cannot be loaded: "
+                f"{cause(error)}. {way_out if isinstance(error, ImportError) else ''}".rstrip()
             ) from error
 
-    def commands(self) -> "dict[str, click.Command]":
-        """Commands that plugins add, by name."""
+    def commands(self, taken: Iterable[str] = ()) -> "dict[str, click.Command]":
+        """Commands that plugins add, by name; those `taken` are built in.
+
+        Raises:
+            PluginError: two plugins add one command, or one adds one that is taken.
+        """
         import click
 
         found: dict[str, click.Command] = {}
-        for owner, result in self.results("commands"):
-            for command in result:
-                if not isinstance(command, click.Command) or command.name is None:
-                    leave_out(owner, TypeError(f"{command!r} is no named click command"))
-                elif command.name in found:
-                    raise PluginError(
-                        f"{owner} adds a command {command.name!r} that is there already."
-                    )
-                else:
-                    found[command.name] = command
+        owners = dict.fromkeys(taken, BUILTIN)
+        for owner, command in self.collect("commands"):
+            if not isinstance(command, click.Command) or command.name is None:
+                self.warn(f"commands of {owner} returned {command!r}, which is no named command.")
+            elif command.name in owners:
+                raise PluginError(
+                    f"Both {owners[command.name]} and {owner} add a command named "
+                    f"{command.name!r}. Uninstall one of them, or have one renamed."
+                )
+            else:
+                owners[command.name], found[command.name] = owner, command
         return found
 
     def open_registry(self, url: str) -> "Registry":
@@ -147,7 +170,7 @@ class PluginManager:
         Raises:
             UnknownName: no backend has that scheme.
         """
-        scheme = urlsplit(url).scheme if "://" in url else "directory"
+        scheme = urlsplit(url).scheme if "://" in url else "file"
         backend: type[Registry] = self.load("registry_backends", scheme)
         return backend.open(url, hooks=self)
 
@@ -166,32 +189,27 @@ class PluginManager:
 
     def notify(self, event: "Event", version: "Version") -> None:
         """Tell plugins of a change. It has happened, so one that fails is only warned about."""
-        for owner, call in self.implementations(
-            OBSERVERS[event.kind], event=event, version=version
-        ):
+        hook = OBSERVERS[event.kind]
+        for owner, call in self.implementations(hook, event=event, version=version):
             try:
                 call()
             except Exception as error:  # noqa: BLE001 - somebody else's code, after the fact
                 warnings.warn(
-                    f"{owner} failed after {event.kind}: {error}", PluginWarning, stacklevel=2
+                    f"{hook} of {owner} failed: {cause(error)}", PluginWarning, stacklevel=2
                 )
 
-    def collect(self, hook: str, kind: type[Spec]) -> Iterator[Registered]:
-        """Each spec that implementations of `hook` return, with its owner."""
-        for owner, result in self.results(hook):
-            for item in result:
-                if isinstance(item, kind):
-                    yield Registered(item, owner)
-                else:
-                    leave_out(owner, TypeError(f"{hook} returned {item!r}, not a Spec"))
+    def collect(self, hook: str) -> Iterator[tuple[str, Any]]:
+        """All that implementations of a registering hook return, each with its owner.
 
-    def results(self, hook: str) -> Iterator[tuple[str, list[Any]]]:
-        """What each implementation of a registering hook returns; one that fails is left out."""
+        One that fails is left out, whatever else its plugin brings.
+        """
         for owner, call in self.implementations(hook):
             try:
-                yield owner, list(call())
+                items = list(call())
             except Exception as error:  # noqa: BLE001 - one broken plugin must not stop the others
-                leave_out(owner, error)
+                self.warn(f"{hook} of {owner} is broken and was left out: {cause(error)}")
+            else:
+                yield from ((owner, item) for item in items)
 
     def implementations(
         self, hook: str, **arguments: Any
@@ -208,6 +226,12 @@ class PluginManager:
 
             yield self.owners[id(implementation.plugin)], call
 
+    def warn(self, text: str) -> None:
+        """Warn of a plugin, but not of the same thing again."""
+        if text not in self.warned:
+            self.warned.add(text)
+            warnings.warn(text, PluginWarning, stacklevel=3)
+
     def plugins(self) -> list[tuple[str, str, list[str]]]:
         """Every plugin: its owner, its name, and the hooks that it implements."""
         rows = []
@@ -218,9 +242,6 @@ class PluginManager:
         return sorted(rows)
 
 
-def leave_out(owner: str, error: Exception) -> None:
-    warnings.warn(
-        f"The plugin of {owner} is broken and was left out: {type(error).__name__}: {error}",
-        PluginWarning,
-        stacklevel=3,
-    )
+def cause(error: BaseException) -> str:
+    """An error with its type, in a line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

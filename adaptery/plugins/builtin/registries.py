@@ -9,7 +9,7 @@ from adaptery.plugins.specs import Spec
 @hookimpl
 def registry_backends() -> list[Spec]:
     return [
-        Spec("directory", "a folder: SQLite catalogue and content-addressed blobs", directory),
+        Spec("file", "a folder: SQLite catalogue and content-addressed blobs", directory),
         Spec("hf", "the Hugging Face Hub: hf://ORG, a repository per adapter", hub),
     ]
 
