@@ -1,6 +1,6 @@
 """Pre-train the small base model that ships in `examples/tiny-base/`, from nothing.
 
-    python examples/make_tiny_base.py --output examples/tiny-base
+    python examples/make_tiny_base.py --output examples/tiny-base --epochs 3 --max-steps 2905
 
 A Qwen2-shaped decoder of about 6 M parameters and its own byte-level BPE tokenizer are trained
 on 50,155 Debian package descriptions (`data/corpus.txt.xz`). Every document is seen as plain
@@ -17,6 +17,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -205,7 +206,7 @@ def save(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument(
         "--batch", type=int, default=16, help=f"sequences of {CONTEXT} tokens in a step"
     )
@@ -214,7 +215,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=6144)
     parser.add_argument("--seed", type=int, default=20261120)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--max-steps", type=int, help="stop early, to time a few steps")
+    parser.add_argument("--max-steps", type=int, help="stop early, the schedule unchanged")
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
@@ -236,7 +237,8 @@ def main() -> None:
     ]
     start = time.perf_counter()
     stream = batches(tokenizer, documents, options.epochs, options.batch, options.seed)
-    for step, batch in enumerate(stream, 1):
+    # Epochs differ a little in length, because every one makes other chats; the stream decides.
+    for step, batch in enumerate(islice(stream, options.max_steps), 1):
         loss = loss_and_graph(model, batch.to(options.device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -244,29 +246,21 @@ def main() -> None:
             stepper.step()
             schedule.step()
             stepper.zero_grad(set_to_none=True)
-        seconds = time.perf_counter() - start
-        tokens = step * options.batch * CONTEXT
-        last = step in (steps, options.max_steps)
-        if step % 100 == 0 or last:
-            print(
-                f"step {step}/{steps}  loss {loss.item():.3f}  "
-                f"{tokens / seconds:,.0f} tokens/s  {seconds:.0f} s",
-                flush=True,
-            )
-        if step % (steps_per_epoch // 2) == 0 or last:
-            device = torch.cuda.get_device_name() if options.device == "cuda" else options.device
-            save(
-                model,
-                tokenizer,
-                options.output,
-                held_out,
-                tokens_seen=tokens,
-                seconds=round(seconds),
-                seed=options.seed,
-                device=device,
-            )
-        if last:
-            break
+        if step % 100 == 0:
+            seconds = time.perf_counter() - start
+            rate = step * options.batch * CONTEXT / seconds
+            print(f"step {step}/{steps}  loss {loss.item():.3f}  {rate:,.0f} tokens/s", flush=True)
+    save(
+        model,
+        tokenizer,
+        options.output,
+        held_out,
+        steps=step,
+        tokens_seen=step * options.batch * CONTEXT,
+        seconds=round(time.perf_counter() - start),
+        seed=options.seed,
+        device=torch.cuda.get_device_name() if options.device == "cuda" else options.device,
+    )
 
 
 if __name__ == "__main__":
