@@ -349,6 +349,7 @@ Rows look like {"messages": [{"role": "user", …}, {"role": "assistant", …}]}
 
 
 def main() -> int:
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # the story has its own
     with tempfile.TemporaryDirectory(prefix="adaptery-quickstart-") as name:
         story = Story(Path(name), environment(Path(name)))
         rows = held_out_rows(COMPARED)
