@@ -1,7 +1,7 @@
 """Flags made from a configuration's fields: help and defaults stand in one place, the field."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import click
 from pydantic import BaseModel
@@ -22,9 +22,7 @@ def config_flags(schema: type[BaseModel], flags: Mapping[str, str]) -> Callable[
     def decorate(command: F) -> F:
         for flag, key in reversed(list(flags.items())):
             field = field_of(schema, key)
-            several = (
-                field.annotation is not None and "tuple" in str(field.annotation).split("|")[0]
-            )
+            several = get_origin(field.annotation) is tuple
             command = click.option(
                 flag, parameter(key), help=help_of(field), multiple=several, default=None
             )(command)

@@ -22,6 +22,7 @@ from adaptery.cli.flags import config_flags, given
 from adaptery.config import (
     Layer,
     Resolved,
+    dotted_keys,
     read_assignments,
     read_environment,
     read_file,
@@ -131,16 +132,20 @@ def run_config(
             )
         return resolve(RunConfig, [read_file(resume / "config.yaml")])
     layers = [
-        Layer(PRESETS[preset], {"training": f"preset {preset}"}) if preset else Layer({}, {}),
+        preset_layer(preset),
         read_file(file) if file else Layer({}, {}),
         read_environment(RunConfig),
         read_assignments(assignments),
-        Layer({"options": own}, {f"options.{key}": "--option" for key in own})
-        if own
-        else Layer({}, {}),
+        Layer({"options": own}, {f"options.{key}": "--option" for key in own}),
         used,
     ]
     return resolve(RunConfig, layers)
+
+
+def preset_layer(preset: str | None) -> Layer:
+    """What a preset sets, which is nothing without one."""
+    values = PRESETS[preset] if preset else {}
+    return Layer(values, dict.fromkeys(dotted_keys(values), f"preset {preset}"))
 
 
 def run_parts(config: RunConfig) -> "Parts":
@@ -173,7 +178,9 @@ def publish(name: str, result: "TrainingResult", store: "Registry", reason: str)
         return store.publish(name, package, reason=reason or f"trained in {result.run}")
     except (AdapteryError, OSError):
         again = f"adapters train --resume {result.run}"
-        stderr().print(f"Trained, but not published. When what is wrong is mended: {again}")
+        stderr().print(
+            f"Trained, but not published. When what is wrong is mended: {again}", soft_wrap=True
+        )
         raise
 
 
