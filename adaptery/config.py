@@ -21,9 +21,14 @@ ENVIRONMENT_PREFIX = "ADAPTERS_"
 class Config(BaseModel):
     """A frozen group of options; unknown keys are errors."""
 
-    # A variable or an assignment that reads `2024` is a number to YAML, and may be meant as a name.
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        # An assignment that reads `2024` is a number to YAML, and may be meant as a name.
+        coerce_numbers_to_str=True,
+        # So that a default of 32 and a 32 that was given are the same number to a digest.
+        validate_default=True,
     )
 
 

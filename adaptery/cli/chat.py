@@ -24,8 +24,20 @@ if TYPE_CHECKING:
 @click.option("--base", help="Where the base model is, if not where it was for training.")
 @click.option("--prompt", help="Ask this one question and end.")
 @click.option("--system", help="A system message before the first question.")
-@click.option("--max-tokens", default=256, show_default=True, type=click.IntRange(1))
-@click.option("--temperature", default=0.0, show_default=True, type=click.FloatRange(0, 2))
+@click.option(
+    "--max-tokens",
+    default=256,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Longest answer, in tokens.",
+)
+@click.option(
+    "--temperature",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 2),
+    help="How freely tokens are chosen; 0 takes the likeliest.",
+)
 @click.option("--engine", "engine_name", default="torch", show_default=True, help="Engine plugin.")
 @registry_option
 def chat_command(

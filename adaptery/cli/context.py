@@ -2,6 +2,7 @@
 
 import functools
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -46,19 +47,19 @@ reason_option = click.option("--reason", default="", help="Why; kept in the hist
 
 def stdout() -> "Console":
     """Where data goes. Off a terminal: no colour, and lines as long as they are."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    return (
-        console if console.is_terminal else Console(highlight=False, width=200, color_system=None)
-    )
+    return console() if sys.stdout.isatty() else console(width=1 << 20, color_system=None)
 
 
 def stderr() -> "Console":
     """Where the story goes."""
+    return console(stderr=True)
+
+
+def console(**options: Any) -> "Console":
+    """A console that prints names and reasons as they are, brackets and colons included."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(highlight=False, markup=False, emoji=False, **options)
 
 
 def print_json(value: Any) -> None:
