@@ -24,7 +24,7 @@ Refusal = InvalidAdapter | ProbeMismatch  # will be the same however often it is
 
 @dataclass(eq=False)
 class Resident:
-    """A version in the engine, or on its way there; `directory` holds its files."""
+    """A version in the engine, or on its way there; `arrival` gives the directory of its files."""
 
     version: Version
     arrival: "asyncio.Task[Path]"

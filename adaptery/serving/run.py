@@ -36,20 +36,14 @@ def serve(
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket that listens there. Raises `AddressInUse`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(1024)
+        return socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
         raise AddressInUse(
             f"{host}:{port} cannot be used: {error.strerror or error}. Choose another --port "
             "(0 takes a free one) or --host."
         ) from error
-    return listener
 
 
 async def serve_on(

@@ -69,7 +69,7 @@ def describe(error: AdapteryError) -> tuple[int, dict[str, Any], Mapping[str, st
 async def on_our_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, AdapteryError)
     status, body, headers = describe(error)
-    if status >= 500:
+    if status >= 500 and not isinstance(error, NotReady):
         log.error("%s %s: %s", request.method, request.url.path, error)
     return JSONResponse(body, status, headers=dict(headers))
 

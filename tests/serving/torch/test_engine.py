@@ -1,101 +1,20 @@
-"""The engine against the truth: transformers and PEFT, one request at a time, in float32."""
+"""How requests share the engine, and how they end."""
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 
 import pytest
-import torch
 
-from adaptery.base_model import LocalBase, open_base
+from adaptery.base_model import open_base
 from adaptery.errors import DoesNotFit, EngineError
-from adaptery.serving.config import ServeConfig
-from adaptery.serving.engine import Chunk, GenerationRequest, SamplingParams
+from adaptery.serving.engine import GenerationRequest, SamplingParams
 from adaptery.serving.torch.engine import TorchEngine
 from adaptery.serving.torch.runner import Runner
 from tests.serving import models
+from tests.serving.asking import ask, random_prompt, running, tokens
 
 pytestmark = pytest.mark.anyio
-
-GREEDY = SamplingParams(20, temperature=0)
-
-
-@asynccontextmanager
-async def running(base: LocalBase, config: ServeConfig, **changes) -> AsyncIterator[TorchEngine]:
-    engine = TorchEngine(base, config.model_copy(update=changes))
-    await engine.start()
-    yield engine
-    await engine.close()
-
-
-async def ask(
-    engine: TorchEngine, prompt: list[int], sampling=GREEDY, adapter: str | None = None
-) -> list[Chunk]:
-    request = GenerationRequest(tuple(prompt), sampling, adapter)
-    async with aclosing(engine.generate(request)) as chunks:
-        return [chunk async for chunk in chunks]
-
-
-def tokens(chunks: list[Chunk]) -> list[int]:
-    return [chunk.token for chunk in chunks]
-
-
-def random_prompt(rng: random.Random, longest: int = 60) -> list[int]:
-    return [rng.randrange(3, models.VOCABULARY) for _ in range(rng.randrange(1, longest))]
-
-
-async def test_a_mixed_batch_answers_as_each_adapter_alone(engine, base_directory, adapters):
-    for name, directory in adapters.items():
-        await engine.load(name, directory)
-    rng = random.Random(5)
-    asked = [(name, random_prompt(rng), rng.randrange(1, 30)) for name in [None, *adapters] * 5]
-    rng.shuffle(asked)
-    delays = [rng.random() * 0.3 for _ in asked]
-
-    async def arrive(delay: float, name: str | None, prompt: list[int], count: int):
-        await asyncio.sleep(delay)
-        return tokens(await ask(engine, prompt, SamplingParams(count, temperature=0), name))
-
-    waiting = [arrive(delay, *one) for delay, one in zip(delays, asked, strict=True)]
-    answers = await asyncio.gather(*waiting)
-    for answer, (name, prompt, count) in zip(answers, asked, strict=True):
-        adapter = adapters[name] if name else None
-        assert answer == models.truth(base_directory, adapter, prompt, count), name
-
-
-async def test_adapters_change_the_answers_in_different_ways(engine, adapters):
-    """Else the test above could pass with adapters that are not applied."""
-    for name, directory in adapters.items():
-        await engine.load(name, directory)
-    answers = [tokens(await ask(engine, [9, 8, 7], adapter=name)) for name in [None, *adapters]]
-    assert len({tuple(answer) for answer in answers}) == len(answers)
-
-
-async def test_a_llama_answers_as_transformers_and_peft(tmp_path, config):
-    directory = models.write_llama(tmp_path / "llama")
-    adapter = models.write_adapter(
-        tmp_path / "adapter", directory, 3, r=5, target_modules=["k_proj", "up_proj"]
-    )
-    prompt = random_prompt(random.Random(1))
-    async with running(open_base(str(directory)), config) as engine:
-        await engine.load("a", adapter)
-        both = await asyncio.gather(ask(engine, prompt), ask(engine, prompt, adapter="a"))
-    assert tokens(both[0]) == models.truth(directory, None, prompt, 20)
-    assert tokens(both[1]) == models.truth(directory, adapter, prompt, 20)
-
-
-async def test_a_prompt_in_pieces_answers_as_in_one(base, config, adapters):
-    prompt = [i % 90 + 5 for i in range(150)]
-    sampling = SamplingParams(5, temperature=0, logprobs=3)
-    answers = []
-    for step_tokens in (7, 512):
-        async with running(base, config, step_tokens=step_tokens) as engine:
-            await engine.load("wide", adapters["wide"])
-            answers.append(await ask(engine, prompt, sampling, "wide"))
-    assert tokens(answers[0]) == tokens(answers[1])
-    for piecewise, whole in zip(*answers, strict=True):
-        assert piecewise.logprob == pytest.approx(whole.logprob, abs=1e-4)
 
 
 async def test_a_long_prompt_does_not_stall_those_who_are_answering(base, config):
@@ -124,22 +43,6 @@ async def test_a_seed_repeats_an_answer_whoever_else_is_in_the_batch(engine, ada
     assert tokens(crowded) == alone
     other = SamplingParams(25, temperature=1.0, top_p=0.95, seed=12)
     assert tokens(await ask(engine, [4, 5, 6], other, "wide")) != alone
-
-
-async def test_logprobs_are_the_models(engine, base_directory):
-    prompt = [20, 30, 40]
-    chunks = await ask(engine, prompt, SamplingParams(4, temperature=0.7, seed=1, logprobs=5))
-    ids = torch.tensor([prompt + tokens(chunks)])
-    with torch.inference_mode():
-        logits = models.load_base(base_directory)(ids).logits[0]
-    expected = logits.log_softmax(-1)
-    for position, chunk in enumerate(chunks, start=len(prompt) - 1):
-        assert chunk.logprob == pytest.approx(float(expected[position, chunk.token]), abs=1e-4)
-        values, top = expected[position].topk(5)
-        assert [token for token, _ in chunk.top_logprobs] == top.tolist()
-        assert [value for _, value in chunk.top_logprobs] == pytest.approx(
-            values.tolist(), abs=1e-4
-        )
 
 
 async def test_an_answer_ends_at_the_end_token_which_has_no_text(tmp_path, config):
@@ -276,16 +179,3 @@ async def test_more_than_the_context_is_refused(engine):
     with pytest.raises(DoesNotFit, match="256"):
         await ask(engine, [5] * 250, SamplingParams(7))
     assert len(await ask(engine, [5] * 250, SamplingParams(6, temperature=1.5, seed=1))) <= 6
-
-
-async def test_half_precision_differs_from_float32_by_rounding_only(base, config, adapters: dict):
-    sampling = SamplingParams(1, temperature=0, logprobs=10)
-    scores = {}
-    for dtype in ("float32", "bfloat16"):
-        async with running(base, config, dtype=dtype) as engine:
-            await engine.load("wide", adapters["wide"])
-            chunk = (await ask(engine, [9, 8, 7], sampling, "wide"))[0]
-            scores[dtype] = dict(chunk.top_logprobs)
-    assert scores["bfloat16"] != scores["float32"]
-    for token in scores["float32"].keys() & scores["bfloat16"].keys():
-        assert scores["bfloat16"][token] == pytest.approx(scores["float32"][token], abs=0.3)
