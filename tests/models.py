@@ -38,7 +38,8 @@ def write_tiny_base(directory: Path, seed: int = 0, **changes: Any) -> Path:
     import torch
 
     tokenizer = make_tokenizer()
-    shape = SHAPE | {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    own = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    shape = SHAPE | own | {"tie_word_embeddings": True}
     torch.manual_seed(seed)
     Qwen2ForCausalLM(Qwen2Config(**shape | changes)).save_pretrained(directory)
     tokenizer.save_pretrained(directory)

@@ -5,16 +5,18 @@ the version's probe prompts: a merge that lost the adapter, or tied weights that
 (transformers#45127), shows there.
 """
 
+import copy
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adaptery.errors import UsageError, VerificationError
+from adaptery.errors import InvalidAdapter, UsageError, VerificationError
 from adaptery.exporters.base import ExportJob
 
 if TYPE_CHECKING:
     import torch
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 LIMIT = 0.1  # nats by which a likely token's log-probability may move; rounding to bf16 stays below
@@ -44,12 +46,7 @@ def write_merged(
     job: ExportJob, directory: Path, prompts: Sequence[Sequence[int]]
 ) -> "list[torch.Tensor]":
     """Write the merged model and return what base and adapter apart say to the prompts."""
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    base = AutoModelForCausalLM.from_pretrained(job.base.directory, dtype=torch.float32)
-    adapted = PeftModel.from_pretrained(base, job.adapter)
+    adapted = apply_adapter(job)
     wanted = [next_token_scores(adapted, prompt) for prompt in prompts]
     merged = adapted.merge_and_unload(safe_merge=True)
     left = [name for name, _ in merged.named_parameters() if "lora" in name]
@@ -58,11 +55,44 @@ def write_merged(
             f"{len(left)} adapter tensors were left after merging, such as {left[0]}."
         )
     merged.to(output_dtype(job)).save_pretrained(directory)
+    tokenizer = copy.deepcopy(job.base.tokenizer)
     template = job.adapter / "chat_template.jinja"
     if template.is_file():
-        job.base.tokenizer.chat_template = template.read_text(encoding="utf-8")
-    job.base.tokenizer.save_pretrained(directory)
+        tokenizer.chat_template = template.read_text(encoding="utf-8")
+    tokenizer.save_pretrained(directory)
     return wanted
+
+
+def apply_adapter(job: ExportJob) -> "PeftModel":
+    """Base and adapter apart, in fp32.
+
+    Raises:
+        InvalidAdapter: the adapter cannot be applied in full. PEFT itself makes missing tensors up
+            and drops those that find no layer.
+    """
+    import torch
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(job.base.directory, dtype=torch.float32)
+    own = {f"base_model.model.{name}" for name in base.state_dict()}
+    try:
+        adapted = PeftModel.from_pretrained(base, job.adapter)
+    except (ValueError, RuntimeError) as error:  # no such layer, or one of another size
+        cause = " ".join("".join(str(error).splitlines()[:2]).split())
+        raise InvalidAdapter(f"{job.version} cannot be applied to its base: {cause}") from error
+    applied = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    with safe_open(job.adapter / "adapter_model.safetensors", framework="pt") as file:
+        # Beside an adapter of the embeddings PEFT writes the base's own.
+        given = {key for key in file.keys() if key.replace(".base_layer", "") not in own}  # noqa: SIM118
+    if applied != given:
+        names = sorted(applied ^ given)
+        raise InvalidAdapter(
+            f"{job.version} cannot be applied to its base in full: {len(names)} tensors are "
+            f"missing or find no layer, such as {names[0]}."
+        )
+    return adapted
 
 
 def output_dtype(job: ExportJob) -> "torch.dtype":
