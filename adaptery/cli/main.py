@@ -120,6 +120,8 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Threads that wait by spinning bring a trainer beside a server on the same cores to a crawl.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Its notice recommends a package that downloads compiled kernels at run time.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"

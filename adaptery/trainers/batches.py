@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     import torch
 
 WINDOW = 32  # batches within which rows of like length are put together
+# Widths are multiples of this: oneDNN makes and keeps code for every shape that it meets, and with
+# all of them a run would hold hundreds of megabytes of it.
+WIDTH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +30,10 @@ class Batch:
 
 
 def pad(rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_token: int) -> Batch:
-    """Put (ids, labels) rows into one batch as wide as its longest row."""
+    """Put (ids, labels) rows into one batch as wide as its longest row, rounded up to `WIDTH`."""
     import torch
 
-    width = max(len(ids) for ids, _ in rows)
+    width = -(-max(len(ids) for ids, _ in rows) // WIDTH) * WIDTH
     ids = torch.full((len(rows), width), pad_token)
     labels = torch.full((len(rows), width), IGNORED)
     mask = torch.zeros((len(rows), width), dtype=torch.long)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptery.trainers.batches import by_length, epoch_order, pad
+from adaptery.trainers.batches import WIDTH, by_length, epoch_order, pad
 from adaptery.trainers.encoding import IGNORED, Example
 
 
@@ -66,15 +66,26 @@ def test_evaluation_sees_every_row_once(rows: int, size: int) -> None:
 
 def test_rows_are_padded_at_the_left_and_positions_begin_at_their_first_token() -> None:
     batch = pad([((5, 6, 7), (IGNORED, 6, 7)), ((8,), (8,))], pad_token=9)
-    assert batch.ids.tolist() == [[5, 6, 7], [9, 9, 8]]
-    assert batch.labels.tolist() == [[IGNORED, 6, 7], [IGNORED, IGNORED, 8]]
-    assert batch.mask.tolist() == [[1, 1, 1], [0, 0, 1]]
-    assert batch.positions.tolist() == [[0, 1, 2], [0, 0, 0]]
+    empty = WIDTH - 3
+    assert batch.ids.tolist() == [[9] * empty + [5, 6, 7], [9] * empty + [9, 9, 8]]
+    assert batch.labels[:, empty:].tolist() == [[IGNORED, 6, 7], [IGNORED, IGNORED, 8]]
+    assert (batch.labels[:, :empty] == IGNORED).all()
+    assert batch.mask.tolist() == [[0] * empty + [1, 1, 1], [0] * empty + [0, 0, 1]]
+    assert batch.positions[:, empty:].tolist() == [[0, 1, 2], [0, 0, 0]]
+
+
+@given(st.integers(1, 200))
+def test_widths_are_few(longest: int) -> None:
+    """Each one costs memory for as long as the process runs."""
+    row = tuple(range(longest))
+    width = pad([(row, row)], pad_token=0).ids.shape[1]
+    assert width % WIDTH == 0
+    assert longest <= width < longest + WIDTH
 
 
 @pytest.mark.parametrize("field", ["ids", "labels", "mask", "positions"])
 def test_all_parts_of_a_batch_have_its_shape(field: str) -> None:
     batch = pad([((1, 2), (1, 2)), ((3, 4, 5), (3, 4, 5))], pad_token=0)
     tensor = getattr(batch, field)
-    assert tensor.shape == (2, 3)
+    assert tensor.shape == (2, WIDTH)
     assert tensor.dtype == torch.long
