@@ -1,6 +1,6 @@
 """`adapters serve`."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -9,6 +9,9 @@ from adaptery.cli.context import open_registry, plugins, registry_option
 from adaptery.cli.flags import config_flags, given
 from adaptery.config import Resolved, read_environment, resolve
 from adaptery.serving.config import ServeConfig
+
+if TYPE_CHECKING:
+    from adaptery.serving.engine import Engine
 
 FLAGS = {
     "--api-key" if key == "api_keys" else f"--{key.replace('_', '-')}": key
@@ -32,8 +35,12 @@ def serve_command(registry: str, **flags: Any) -> None:
     make_engine = plugins().load("engines", config.engine)
     router = plugins().load("request_routers", config.router)()
     store = open_registry(registry)
-    base = open_base(config.base, config.revision)
-    serve(config, store, make_engine(base, config), router)
+
+    def engine() -> "Engine":
+        made: Engine = make_engine(open_base(config.base, config.revision), config)
+        return made
+
+    serve(config, store, engine, router)
 
 
 def serve_config(flags: dict[str, Any]) -> Resolved[ServeConfig]:

@@ -17,13 +17,13 @@ log = logging.getLogger(__name__)
 
 TOP = 20  # scores asked of the engine
 ROUNDING = 0.1  # nats: what number formats may differ by, however little the adapter changes
-SHARE = 0.5  # of the distance between base and trained model
+SHARE = 0.2  # of the distance between base and trained model
 
 
 async def replay(engine: Engine, version: Version) -> None:
     """Do nothing if `engine`, which holds the version, is near to the trained model.
 
-    Near means within 0.1 nats, or within half the distance of the base alone, on average over
+    Near means within 0.1 nats, or within a fifth of the distance of the base alone, on average over
     the trained model's most likely tokens.
 
     Raises:

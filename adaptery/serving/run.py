@@ -5,7 +5,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import uvicorn
@@ -21,17 +21,21 @@ log = logging.getLogger(__name__)
 
 
 def serve(
-    config: ServeConfig, registry: VersionSource, engine: Engine, router: Router | None = None
+    config: ServeConfig,
+    registry: VersionSource,
+    make_engine: Callable[[], Engine],
+    router: Router | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; requests in flight are finished first.
+
+    The engine is made when the port is ours: its base may have to be downloaded.
 
     Raises:
         AddressInUse: the port is taken; nothing was loaded.
         AdapteryError: the engine could not start.
     """
-    listener = bind(config.host, config.port)
-    with listener:
-        asyncio.run(serve_on(listener, config, registry, engine, router))
+    with bind(config.host, config.port) as listener:
+        asyncio.run(serve_on(listener, config, registry, make_engine(), router))
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -1,11 +1,15 @@
-"""The probe: what the trained model says to a few fixed prompts, kept in the manifest.
+"""The probe: what base and adapter say to a few fixed prompts, kept in the manifest.
 
 Any engine can ask the same and see whether it applies the adapter. The prompts are ours rather
-than the user's rows, because manifests are published.
+than the user's rows, because manifests are published. They are asked of the adapter as it was
+written, on the base as it is served: a base quantized for training differs from that by more than
+a small adapter may change.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adaptery.base_model import LocalBase
 from adaptery.trainers.encoding import Encoder
 from adaptery.types import ProbePrompt, TokenScore
 
@@ -22,20 +26,20 @@ QUESTIONS = (
 TOP = 5
 
 
-def record_probe(model: "PeftModel", encoder: Encoder) -> tuple[ProbePrompt, ...]:
-    """The trained model's `TOP` most likely next tokens for each prompt, with the base's scores."""
+def record_probe(base: LocalBase, adapter: Path, encoder: Encoder) -> tuple[ProbePrompt, ...]:
+    """The adapted model's `TOP` most likely next tokens for each prompt, and the base's scores."""
     import torch
 
-    model.eval()
+    model = load_plain(base, adapter)
     probe = []
     with torch.no_grad():
         for question in QUESTIONS:
             ids = encoder.prompt_ids([{"role": "user", "content": question}])
             trained = next_token_scores(model, ids)
             with model.disable_adapter():
-                base = next_token_scores(model, ids)
+                alone = next_token_scores(model, ids)
             scores, tokens = trained.topk(TOP)
-            top = zip(tokens.tolist(), scores.tolist(), base[tokens].tolist(), strict=True)
+            top = zip(tokens.tolist(), scores.tolist(), alone[tokens].tolist(), strict=True)
             probe.append(
                 ProbePrompt(
                     token_ids=ids,
@@ -43,6 +47,21 @@ def record_probe(model: "PeftModel", encoder: Encoder) -> tuple[ProbePrompt, ...
                 )
             )
     return tuple(probe)
+
+
+def load_plain(base: LocalBase, adapter: Path) -> "PeftModel":
+    """The base unquantized, with the adapter, in the number format in which it is served."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    gpu = torch.cuda.is_available()
+    model = AutoModelForCausalLM.from_pretrained(
+        base.directory,
+        dtype=torch.bfloat16 if gpu else torch.float32,
+        device_map={"": "cuda" if gpu else "cpu"},
+    )
+    return PeftModel.from_pretrained(model, adapter).eval()
 
 
 def next_token_scores(model: "PeftModel", ids: tuple[int, ...]) -> "torch.Tensor":

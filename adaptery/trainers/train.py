@@ -83,16 +83,18 @@ def train(
         scores = work.measure_base(model)
         work.fit(model, run, resume=interrupted is not None)
         scores |= work.measure(model, "evaluating the adapter")
-        probe = record_probe(model, work.encoder)
         run.adapter.mkdir(exist_ok=True)
         parts.method.bake(model, run.adapter)
         settle(run.adapter, work.base.identity, work.template)
+        parameters = trainable_parameters(model)
+        del model  # the probe needs the memory for the plain base
+        probe = record_probe(work.base, run.adapter, work.encoder)
         run.plot()
     result = TrainingResult(
         run=run.path,
         adapter=run.adapter,
         manifest=work.manifest(scores, probe),
-        trainable_parameters=trainable_parameters(model),
+        trainable_parameters=parameters,
         seconds=time.perf_counter() - started,
         peak_memory=peak_memory(),
     )

@@ -21,7 +21,7 @@ def test_a_port_in_use_is_refused_before_the_model_is_loaded(base, config, regis
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(AddressInUse, match=str(port)):
-            serve(config.model_copy(update={"port": port}), registry, engine)
+            serve(config.model_copy(update={"port": port}), registry, lambda: engine)
     assert not engine.healthy
 
 

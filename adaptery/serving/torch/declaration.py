@@ -117,5 +117,6 @@ def complaint(error: Any) -> str:
     """One of pydantic's errors, with the field and its value."""
     field, value = ".".join(map(str, error["loc"][:1])), repr(error["input"])
     if error["type"] == "extra_forbidden":
-        return f"{field!r} is {value}, which plain LoRA does not have"
+        way_out = "`adapters merge` folds it into the base"
+        return f"{field!r} is {value}, which plain LoRA does not have ({way_out})"
     return f"{field!r} is {value}: {error['msg']}"
