@@ -4,6 +4,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
+# Tests and the quickstart run several processes on the same cores: threads must not wait by spinning.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: env quickstart test test-slow lint format clean
 
 env: $(STAMP)
