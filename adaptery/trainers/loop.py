@@ -155,6 +155,7 @@ class Loop:
                 "schedule": self.schedule.state_dict(),
                 "method": self.method.state(self.model),
                 "random": torch.get_rng_state(),
+                "random_on_gpu": torch.cuda.get_rng_state_all(),
             }
         )
 
@@ -179,6 +180,7 @@ class Loop:
         self.schedule.load_state_dict(state["schedule"])
         self.method.restore(self.model, state["method"])
         torch.set_rng_state(state["random"])
+        torch.cuda.set_rng_state_all(state["random_on_gpu"])
         self.step = state["step"]
 
     def interrupted(self) -> Interrupted:
