@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from sklearn.metrics import f1_score
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from adaptery.base_model import LocalBase
 from adaptery.plugins.builtin.metrics import accuracy, macro_f1
@@ -38,6 +38,19 @@ def test_the_loss_is_that_of_transformers_row_by_row(
     with torch.no_grad():
         losses = token_losses(model, batch)
     assert losses.shape == (sum(row.learned for row in examples),)
+    expected = sum(summed_loss(model, row) for row in examples)
+    assert losses.sum().item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_padding_moves_no_position(examples: list[Example]) -> None:
+    """Which a model shows that, unlike Qwen2, counts positions from the first."""
+    torch.manual_seed(0)
+    shape = GPT2Config(vocab_size=400, n_positions=256, n_embd=32, n_layer=1, n_head=2)
+    model = GPT2LMHeadModel(shape).eval()
+    model.transformer.wpe.weight.data.normal_()
+    batch = pad([(row.ids, row.labels) for row in examples], 0)
+    with torch.no_grad():
+        losses = token_losses(model, batch)
     expected = sum(summed_loss(model, row) for row in examples)
     assert losses.sum().item() == pytest.approx(expected, rel=1e-5)
 

@@ -57,8 +57,13 @@ def test_there_may_be_no_warm_up() -> None:
 
 
 def test_accumulation_is_one_big_batch(tiny_base: Path, tmp_path: Path) -> None:
-    """Rows differ in length, so a mean of means would show."""
-    shared = {"training__max_steps": 1, "training__max_grad_norm": 1e9}
+    """Answers differ in length, so a mean of means would show."""
+    uneven = [[("user", f"{n}"), ("assistant", "blue " * (n + 1))] for n in range(20)]
+    shared = {
+        "data__train": str(write_rows(tmp_path / "uneven.jsonl", uneven)),
+        "training__max_steps": 1,
+        "training__max_grad_norm": 1e9,
+    }
     whole = run(tmp_path / "a", tiny_base, training__batch_size=20, **shared)
     parts = run(
         tmp_path / "b", tiny_base, training__batch_size=5, training__accumulation=4, **shared

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 
 from adaptery.base_model import LocalBase
 from adaptery.errors import AdapteryError, BaseNotFound, ConfigError, DataError, UnknownName
 from adaptery.trainers.data import data_digest, read_messages
+from adaptery.trainers.method import Method
 from adaptery.trainers.watching import Silent
 from adaptery.types import Manifest, sha256_of
 from tests.models import write_rows
@@ -73,6 +75,26 @@ def test_measuring_does_not_change_what_is_trained(tiny_base: Path, tmp_path: Pa
     assert not any(name.startswith("base.") for name in without_base.manifest.metrics)
     own = {n: v for n, v in measured.manifest.metrics.items() if not n.startswith("base.")}
     assert own == without_base.manifest.metrics
+
+
+def test_the_bases_score_is_of_the_base_alone(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where an adapter, unlike LoRA's, changes the model before its first step."""
+
+    def scores(name: str) -> dict[str, float]:
+        (tmp_path / name).mkdir()
+        changes = {"data__eval": held_out(tmp_path / name), "training__max_steps": 1}
+        metrics = run(tmp_path / name, tiny_base, **changes).manifest.metrics
+        return {key: value for key, value in metrics.items() if key.startswith("base.")}
+
+    expected = scores("a")
+    monkeypatch.setattr(
+        Method,
+        "peft_config",
+        lambda self, plan: LoraConfig(**plan.lora_arguments(), init_lora_weights=False),
+    )
+    assert scores("b") == expected
 
 
 def test_metrics_are_those_asked_for(tiny_base: Path, tmp_path: Path) -> None:
