@@ -39,9 +39,15 @@ class House:
         )
 
     def tree(self) -> set[Path]:
-        """Everything in the folder but the registry's cache of unpacked versions."""
+        """Everything in the folder but what a look into the registry may leave or clear away:
+        its cache of unpacked versions, and SQLite's companions of the catalogue."""
         cache = self.registry / "checkouts"
-        return {path for path in self.root.rglob("*") if not path.is_relative_to(cache)}
+        passing = ("catalogue.sqlite3-wal", "catalogue.sqlite3-shm")
+        return {
+            path
+            for path in self.root.rglob("*")
+            if not path.is_relative_to(cache) and path.name not in passing
+        }
 
 
 @pytest.fixture(scope="session")
