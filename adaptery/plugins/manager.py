@@ -95,9 +95,8 @@ class PluginManager:
             plugin = entry_point.load()
             self.register(plugin, owner)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever others' imports raise
-            if isinstance(error, pluggy.PluginValidationError) and self.pluggy.is_registered(
-                plugin
-            ):
+            invalid = isinstance(error, pluggy.PluginValidationError)
+            if invalid and self.pluggy.is_registered(plugin):
                 self.pluggy.unregister(plugin)  # not half of it
             self.warn(f"The plugin of {owner} is broken and was left out: {cause(error)}")
 
