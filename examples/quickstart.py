@@ -81,44 +81,35 @@ class Story:
         return json.loads(self.ask(*arguments, "--json"))
 
 
+METRICS = ("accuracy", "macro_f1", "loss")
+
+
 def train(story: Story) -> None:
     story.tell("Train two versions of `sections`: LoRA, then QLoRA on a 4-bit base")
-    common = (
-        "--base",
-        BASE,
-        "--data",
-        TRAIN,
-        "--eval-data",
-        HELD_OUT,
-        "--preset",
-        "tiny",
-        "--epochs",
-        "2",
-    )
-    for method in ("lora", "qlora"):
-        runs = str(story.folder / "runs")
-        story.run("train", "--name", "sections", *common, "--method", method, "--runs", runs)
+    common = ["train", "--name", "sections", "--base", BASE, "--data", TRAIN]
+    common += ["--eval-data", HELD_OUT, "--preset", "tiny", "--epochs", "1.5"]
+    common += ["--runs", str(story.folder / "runs")]
+    story.run(*common, "--method", "lora")
+    # The untuned base has been measured by now.
+    story.run(*common, "--method", "qlora", "--set", "evaluation.baseline=false")
 
 
 def compare(story: Story) -> None:
-    story.tell("What did training bring? Accuracy on 300 held-out rows, eight classes")
+    story.tell("What did training bring? Accuracy on 200 held-out rows, eight classes")
     versions = story.data("list", "sections")
     table = Table(box=None, padding=(0, 3, 0, 0))
     for column in ("", "method", "accuracy", "macro-F1", "loss"):
         table.add_column(column, justify="left" if column in ("", "method") else "right")
     first = versions[0]["metrics"]
-    rows = [("base alone", "none", {name: first[f"base.{name}"] for name in METRICS})]
+    base = {name: first[f"base.{name}"] for name in METRICS}
+    rows = [("base alone", "none", base)]
     rows += [(f"sections@{v['version']}", v["method"], v["metrics"]) for v in versions]
     for name, method, metrics in rows:
         table.add_row(name, method, *(f"{metrics[metric]:.3f}" for metric in METRICS))
     console.print(table)
     for version in versions:
-        scores = version["metrics"]
-        if scores["accuracy"] <= scores["base.accuracy"]:
+        if version["metrics"]["accuracy"] <= base["accuracy"]:
             raise Failed(f"Version {version['version']} is no better than the untuned base.")
-
-
-METRICS = ("accuracy", "macro_f1", "loss")
 
 
 def promote(story: Story) -> None:
