@@ -87,7 +87,7 @@ METRICS = ("accuracy", "macro_f1", "loss")
 def train(story: Story) -> None:
     story.tell("Train two versions of `sections`: LoRA, then QLoRA on a 4-bit base")
     common = ["train", "--name", "sections", "--base", BASE, "--data", TRAIN]
-    common += ["--eval-data", HELD_OUT, "--preset", "tiny", "--epochs", "1.5"]
+    common += ["--eval-data", HELD_OUT, "--preset", "tiny", "--epochs", "1"]
     common += ["--runs", str(story.folder / "runs")]
     story.run(*common, "--method", "lora")
     # The untuned base has been measured by now.
@@ -217,7 +217,7 @@ def keep_asking(url: str, rows: list[dict[str, Any]], stop: Event) -> list[Asked
 def merge(story: Story, url: str, rows: list[dict[str, Any]]) -> None:
     story.tell("Merge version 1 into a plain model and ask both the same")
     merged = story.folder / "merged"
-    story.run("merge", "sections@1", "--output", str(merged))
+    story.run("merge", "sections@1", "--output", str(merged), "--dtype", "float32")
     client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
     same = 0
     for row, answer in zip(rows, greedy_answers(merged, rows), strict=True):
