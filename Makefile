@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 # Tests and the quickstart run several processes on the same cores: threads must not wait by spinning.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: env quickstart test test-slow lint format clean
+.PHONY: env quickstart test format clean
 
 env: $(STAMP)
 
@@ -29,11 +29,7 @@ test: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow"
-
-test-slow: env
-	@echo "== test-slow: the long, exhaustive tests"
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest
 
 format: env
 	@echo "== format: put the code into its form"
