@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from adaptery.registry.ingest import CONFIG, WEIGHTS, build_files
+from adaptery.registry.gate.package import CONFIG, WEIGHTS, build_files
 from adaptery.types import AdapterPackage, BaseIdentity, Manifest
 
 BASE = BaseIdentity(id="examples/tiny-base", digest="b" * 64)

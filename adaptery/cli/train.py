@@ -169,7 +169,7 @@ def run(config: Resolved[RunConfig], parts: "Parts", resume: Path | None) -> "Tr
 
 def publish(name: str, result: "TrainingResult", store: "Registry", reason: str) -> "Version":
     """Hand the run's adapter to the registry; if that fails, say how to do it again."""
-    from adaptery.registry.ingest import build_files
+    from adaptery.registry.gate.package import build_files
     from adaptery.types import AdapterPackage
 
     manifest = result.manifest.model_copy(update={"files": build_files(result.adapter)})

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from adaptery.errors import Conflict, PromotionRefused, ReferenceNotFound, join, suggest
 from adaptery.registry.base import Registry
-from adaptery.registry.ingest import check_package
+from adaptery.registry.gate.package import check_package
 from adaptery.registry.line import Decide, Line
 from adaptery.types import (
     LIVE,

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from adaptery.registry.blobs import BlobStore
-from adaptery.registry.catalogue import Catalogue
-from adaptery.registry.database import Database
+from adaptery.registry.files.blobs import BlobStore
 from adaptery.registry.line import Decide, Line
 from adaptery.registry.line_registry import LineRegistry
+from adaptery.registry.sql.catalogue import Catalogue
+from adaptery.registry.sql.database import Database
 from adaptery.types import AdapterPackage, AdapterRef, Alias, Event, LifecycleHooks, Version
 
 

@@ -7,7 +7,7 @@ import huggingface_hub.constants
 import pytest
 
 from adaptery.registry.base import Registry
-from adaptery.registry.hub import HubRegistry
+from adaptery.registry.hub.registry import HubRegistry
 from adaptery.registry.local import LocalRegistry
 from adaptery.types import AdapterPackage, LifecycleHooks
 from tests.adapters import make_adapter

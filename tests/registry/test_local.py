@@ -17,10 +17,10 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from adaptery.errors import CorruptFile, ReferenceNotFound, RegistryError
-from adaptery.registry import schema
-from adaptery.registry.database import Database
-from adaptery.registry.ingest import WEIGHTS
+from adaptery.registry.gate.package import WEIGHTS
 from adaptery.registry.local import LocalRegistry
+from adaptery.registry.sql import schema
+from adaptery.registry.sql.database import Database
 from adaptery.types import AdapterRef
 from tests.adapters import make_adapter
 

@@ -12,7 +12,7 @@ from adaptery.errors import (
     PromotionRefused,
     ReferenceNotFound,
 )
-from adaptery.registry.ingest import WEIGHTS
+from adaptery.registry.gate.package import WEIGHTS
 from adaptery.types import AdapterRef, EventKind
 
 

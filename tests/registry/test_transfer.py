@@ -3,7 +3,7 @@
 import pytest
 
 from adaptery.errors import Conflict, ReferenceNotFound
-from adaptery.registry.ingest import WEIGHTS
+from adaptery.registry.gate.package import WEIGHTS
 from adaptery.registry.local import LocalRegistry
 from adaptery.registry.transfer import copy_version
 from adaptery.types import AdapterRef

@@ -21,6 +21,6 @@ def directory() -> Any:
 
 
 def hub() -> Any:
-    from adaptery.registry.hub import HubRegistry
+    from adaptery.registry.hub.registry import HubRegistry
 
     return HubRegistry

@@ -13,8 +13,8 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, inspect
 
 from adaptery.errors import RegistryError
-from adaptery.registry.blobs import fsync
-from adaptery.registry.schema import HEAD
+from adaptery.registry.files.blobs import fsync
+from adaptery.registry.sql.schema import HEAD
 
 _LOCK_TIMEOUT_S = 30
 _MIGRATIONS = Path(__file__).parent / "migrations"

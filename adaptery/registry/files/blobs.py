@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from adaptery.errors import CorruptFile, RegistryError
-from adaptery.registry.digests import mismatch, sha256
+from adaptery.registry.files.digests import mismatch, sha256
 from adaptery.types import FileEntry
 
 _CHUNK = 1 << 20

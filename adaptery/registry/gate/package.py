@@ -14,8 +14,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from adaptery.errors import CorruptFile, InvalidAdapter
-from adaptery.registry.digests import mismatch, sha256
-from adaptery.registry.tensorfile import TensorInfo, check_finite, read_header, strict_json
+from adaptery.registry.files.digests import mismatch, sha256
+from adaptery.registry.gate.tensorfile import TensorInfo, check_finite, read_header, strict_json
 from adaptery.types import AdapterPackage, FileEntry
 
 CONFIG, WEIGHTS, TEMPLATE = (

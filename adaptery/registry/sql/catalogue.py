@@ -9,10 +9,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, bindparam, insert, select, update
 
 from adaptery.errors import Conflict, CorruptFile
-from adaptery.registry.database import Database
-from adaptery.registry.digests import mismatch
+from adaptery.registry.files.digests import mismatch
 from adaptery.registry.line import Decide, Line
-from adaptery.registry.schema import aliases, events, version_blobs, versions
+from adaptery.registry.sql.database import Database
+from adaptery.registry.sql.schema import aliases, events, version_blobs, versions
 from adaptery.types import LATEST, LIVE, AdapterRef, Alias, Event, EventKind, Manifest, Version
 
 _VERSIONS = select(versions).order_by(versions.c.adapter, versions.c.number)

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from adaptery.errors import Conflict, CorruptFile, InvalidName, RegistryError, RemoteError
-from adaptery.registry.hub import HubRegistry
-from adaptery.registry.hub_client import HubClient
-from adaptery.registry.ingest import TEMPLATE, WEIGHTS
+from adaptery.registry.gate.package import TEMPLATE, WEIGHTS
+from adaptery.registry.hub.client import HubClient
+from adaptery.registry.hub.registry import HubRegistry
 from adaptery.types import AdapterRef, BaseIdentity
 from tests.adapters import make_adapter, package
 from tests.hub_peer import DROP_AFTER_COMMIT, DROP_BEFORE_COMMIT, REFUSE_TAG, STALE_PARENT

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adaptery.errors import CorruptFile, InvalidAdapter
-from adaptery.registry.ingest import CONFIG, TEMPLATE, WEIGHTS, build_files, check_package
-from adaptery.registry.tensorfile import check_finite, read_header
+from adaptery.registry.gate.package import CONFIG, TEMPLATE, WEIGHTS, build_files, check_package
+from adaptery.registry.gate.tensorfile import check_finite, read_header
 from adaptery.types import AdapterPackage, FileEntry, Manifest
 from tests.adapters import (
     BASE,

@@ -17,10 +17,10 @@ from typing import Literal, Self
 from pydantic import ValidationError, model_validator
 
 from adaptery.errors import Conflict, CorruptFile, InvalidName, RegistryError, RemoteError
-from adaptery.registry.blobs import BlobStore
-from adaptery.registry.hub_card import TAG, model_card
-from adaptery.registry.hub_client import Head, HubClient
-from adaptery.registry.ingest import ALLOWED_FILES
+from adaptery.registry.files.blobs import BlobStore
+from adaptery.registry.gate.package import ALLOWED_FILES
+from adaptery.registry.hub.card import TAG, model_card
+from adaptery.registry.hub.client import Head, HubClient
 from adaptery.registry.line import Decide, Line
 from adaptery.registry.line_registry import LineRegistry, published
 from adaptery.types import (

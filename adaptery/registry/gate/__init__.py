@@ -1,0 +1,1 @@
+"""The gate: what is checked of an adapter before a registry keeps it."""

@@ -1,0 +1,1 @@
+"""Alembic's migrations of the catalogue, run by `adaptery.registry.sql.catalogue`."""
