@@ -6,8 +6,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -20,7 +20,9 @@ from adaptery.errors import InvalidName
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]|\.(?!\.)){0,62}(?<![._-])")
 ALIAS = re.compile(r"[a-z][a-z0-9-]{0,31}(?<!-)")
 DIGEST_PREFIX = re.compile(r"sha256:[0-9a-f]{8,64}")
+TAG_KEY = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 LIVE, LATEST = "live", "latest"
+_MAX_TEXT = 4096  # characters
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -53,6 +55,40 @@ def check_alias(alias: str) -> str:
             f"'-' (and neither '{LATEST}' nor a version tag such as 'v3')."
         )
     return alias
+
+
+def check_text(text: str, what: str) -> str:
+    """`text`, if a history can keep it: what people write as a reason, a note or a tag's value.
+
+    Raises:
+        InvalidName: it is longer than 4,096 characters, or holds a control character other than
+            a line break or tab (a terminal would obey it), or half a surrogate pair.
+    """
+    bad = next((c for c in text if not c.isprintable() and c not in "\n\t\u00a0\u200d"), None)
+    if bad is not None:
+        raise InvalidName(f"{what} cannot hold the character {bad!r}: use printable text.")
+    if len(text) > _MAX_TEXT:
+        raise InvalidName(f"{what} has {len(text)} characters; at most {_MAX_TEXT} are kept.")
+    return text
+
+
+def check_tags(tags: Mapping[str, str]) -> Mapping[str, str]:
+    """`tags`, if there are any and a version may carry them; an empty value takes a tag away.
+
+    Raises:
+        InvalidName: a key is not a letter or digit followed by at most 62 of `a-z 0-9 _ . -`, or
+            a value is not text that can be kept.
+    """
+    if not tags:
+        raise InvalidName("No tag was given: write key=value, or key= to take a tag away.")
+    for key, value in tags.items():
+        if not TAG_KEY.fullmatch(key):
+            raise InvalidName(
+                f"{key!r} cannot be a tag: use a letter or digit followed by at most 62 of a-z, "
+                "0-9, '_', '.' and '-'."
+            )
+        check_text(value, f"The value of the tag {key!r}")
+    return tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,14 +294,20 @@ class EventKind(StrEnum):
     PUBLISHED = "published"
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled back"
+    YANKED = "yanked"
+    UNYANKED = "unyanked"
+    TAGGED = "tagged"
+    NOTED = "noted"
+    SIGNED = "signed"
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One row of the append-only history.
+    """One row of an adapter's append-only history.
 
-    For a moved alias `previous` is the version number that it pointed to before, if any, and
-    `generation` the alias' generation after the move.
+    `id` is its place in that history, from 1. For a moved alias `previous` is the version number
+    that it pointed to before, if any, and `generation` the alias' generation after the move. The
+    text of a note is its `reason`; `data` holds tags, or a signature.
     """
 
     id: int
@@ -278,6 +320,18 @@ class Event:
     actor: str
     at: datetime
     reason: str
+    data: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What has been said of a version since it was published; `yanked` is the reason, if it is."""
+
+    aliases: tuple[str, ...] = ()
+    yanked: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    signatures: tuple[str, ...] = ()
 
 
 class VersionSource(Protocol):
@@ -294,6 +348,12 @@ class VersionSource(Protocol):
 
     def aliases(self, name: str | None = None) -> Sequence[Alias]:
         """Where aliases point, of one adapter or of all."""
+
+    def lease(self, version: Version, holder: str, seconds: float) -> None:
+        """Promise that the version's directory is in use for so long; again to renew it."""
+
+    def release(self, version: Version, holder: str) -> None:
+        """Give the lease back, if there is one."""
 
 
 class LifecycleHooks(Protocol):

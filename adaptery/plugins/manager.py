@@ -188,7 +188,9 @@ class PluginManager:
 
     def notify(self, event: "Event", version: "Version") -> None:
         """Tell plugins of a change. It has happened, so one that fails is only warned about."""
-        hook = OBSERVERS[event.kind]
+        hook = OBSERVERS.get(event.kind)
+        if hook is None:
+            return
         for owner, call in self.implementations(hook, event=event, version=version):
             try:
                 call()

@@ -1,7 +1,7 @@
 """What every registry backend does. `local.py` and `hub.py` are the built-in ones."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -12,6 +12,7 @@ from adaptery.types import (
     Alias,
     Event,
     LifecycleHooks,
+    Standing,
     Version,
 )
 
@@ -69,6 +70,17 @@ class Registry(ABC):
         """
 
     @abstractmethod
+    def lease(self, version: Version, holder: str, seconds: float) -> None:
+        """Keep collection from the version's directory for so long; again to renew it.
+
+        Who dies without giving it back holds it no longer than that.
+        """
+
+    @abstractmethod
+    def release(self, version: Version, holder: str) -> None:
+        """Give the lease back, if there is one."""
+
+    @abstractmethod
     def versions(self, name: str | None = None) -> Sequence[Version]:
         """All versions, of one adapter or of all, in order of name and number."""
 
@@ -110,4 +122,56 @@ class Registry(ABC):
         Raises:
             ReferenceNotFound: no such adapter, alias or version, or nothing earlier to go back to.
             Conflict: the alias moved meanwhile.
+        """
+
+    @abstractmethod
+    def yank(self, ref: AdapterRef, reason: str) -> Event:
+        """Take a version out of use: no alias can mean it, and `latest` passes it over.
+
+        It stays readable by number and digest, for ever.
+
+        Raises:
+            ReferenceNotFound: `ref` means nothing.
+            UsageError: there is no reason.
+            Conflict: an alias means it, or it is yanked already.
+        """
+
+    @abstractmethod
+    def unyank(self, ref: AdapterRef, reason: str = "") -> Event:
+        """Take a yank back. Raises `Conflict` if the version is not yanked."""
+
+    @abstractmethod
+    def tag(self, ref: AdapterRef, tags: Mapping[str, str]) -> Event:
+        """Give a version tags: key → value; an empty value takes a tag away.
+
+        Raises:
+            InvalidName: there is none, or one breaks the grammar (`check_tags`).
+        """
+
+    @abstractmethod
+    def note(self, ref: AdapterRef, text: str) -> Event:
+        """Keep a note about a version. Raises `UsageError` if it is empty."""
+
+    @abstractmethod
+    def attach_signature(self, ref: AdapterRef, signature: str) -> Event:
+        """Keep a signature with a version; `sign` makes one."""
+
+    @abstractmethod
+    def standing(self, name: str) -> Mapping[int, Standing]:
+        """Number → aliases, yank, tags, notes and signatures, of every version of an adapter.
+
+        Raises:
+            ReferenceNotFound: there is no such adapter.
+        """
+
+    @abstractmethod
+    def append(self, event: Event, package: AdapterPackage | None = None) -> bool:
+        """Continue an adapter's history with an event of another registry, exactly as it was.
+
+        With this a history is copied: `package` comes with a publication and only with one. It
+        happened already, so hooks are told but not asked. Returns whether it was new here.
+
+        Raises:
+            Conflict: the history here goes on differently, or lacks what comes before.
+            CorruptFile, InvalidAdapter: as `publish`.
         """

@@ -1,16 +1,23 @@
-"""One adapter's line of versions, and what may happen to it next: the rules without any storage.
+"""One adapter's line of versions, read from its history: the rules without any storage.
 
-Both backends read a `Line`, ask it for the next event, and write that event down.
+Every backend reads a `Line`, asks `steps` for the next event, and writes that event down.
 """
 
-import getpass
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
-from adaptery.errors import Conflict, InvalidName, ReferenceNotFound, join, suggest
-from adaptery.types import LATEST, LIVE, AdapterRef, Alias, Event, EventKind
+from adaptery.errors import ReferenceNotFound, join, suggest
+from adaptery.types import (
+    LATEST,
+    LIVE,
+    AdapterRef,
+    Alias,
+    Event,
+    EventKind,
+    Standing,
+    canonical_json,
+    sha256_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,22 +37,51 @@ class Line:
             if event.alias is not None and event.generation is not None
         }
 
+    @property
+    def yanked(self) -> dict[int, str]:
+        """Version number → reason, of the versions that are yanked now."""
+        found: dict[int, str] = {}
+        for event in self.events:
+            if event.kind is EventKind.YANKED:
+                found[event.number] = event.reason
+            elif event.kind is EventKind.UNYANKED:
+                found.pop(event.number, None)
+        return found
+
+    def standing(self, number: int) -> Standing:
+        """What has been said of a version since it was published."""
+        own = [event for event in self.events if event.number == number]
+        tags: dict[str, str] = {}
+        for event in own:
+            if event.kind is EventKind.TAGGED:
+                tags |= event.data
+        pointing = (name for name, alias in self.aliases.items() if alias.number == number)
+        return Standing(
+            aliases=tuple(sorted(pointing)),
+            yanked=self.yanked.get(number),
+            tags={key: tags[key] for key in sorted(tags) if tags[key]},
+            notes=tuple(event.reason for event in own if event.kind is EventKind.NOTED),
+            signatures=tuple(
+                event.data["signature"] for event in own if event.kind is EventKind.SIGNED
+            ),
+        )
+
     def held(self, digest: str) -> int | None:
         """The number of the version with this manifest digest, if there is one."""
         return next((number for number, held in self.digests.items() if held == digest), None)
 
     def find(self, ref: AdapterRef) -> int:
-        """The number of the version that `ref` means.
+        """The number of the version that `ref` means. `latest` passes yanked versions over.
 
         Raises:
             ReferenceNotFound: none, or a digest prefix that several have.
         """
         if ref.number is not None:
-            return self._number(ref.number)
+            return self.number(ref.number)
         if ref.digest is not None:
             return self._by_digest(ref)
-        if ref.alias == LATEST and self.digests:
-            return max(self.digests)
+        if ref.alias == LATEST:
+            return self._latest()
         return self.alias(ref.alias or LIVE).number
 
     def alias(self, alias: str) -> Alias:
@@ -53,64 +89,14 @@ class Line:
         aliases = self.aliases
         if alias not in aliases:
             missing = f"{self.name} has no alias {alias!r}."
-            raise ReferenceNotFound(join(missing, suggest(alias, aliases), self._has()))
+            raise ReferenceNotFound(join(missing, suggest(alias, aliases), self.has()))
         return aliases[alias]
 
-    def publication(
-        self, digest: str, number: int | None, reason: str, objections: Sequence[str]
-    ) -> Event:
-        """The event that adds a version. The first one also becomes `live`, unless hooks object.
-
-        Raises:
-            InvalidName: `number` is not positive.
-            Conflict: `number` is another version.
-        """
-        if number is not None and number < 1:
-            raise InvalidName(f"{number} cannot be a version of {self.name}: they count from 1.")
-        if number is not None and number in self.digests:
-            raise Conflict(
-                f"{self.name}@{number} is already another version, "
-                f"sha256:{self.digests[number][:12]}."
-            )
-        number = number or max(self.digests, default=0) + 1
-        if self.digests:
-            return self._event(EventKind.PUBLISHED, number, reason)
-        if objections:
-            kept_back = join(f"Not made {LIVE}:", *objections)
-            return self._event(EventKind.PUBLISHED, number, join(reason, kept_back))
-        return self._event(EventKind.PUBLISHED, number, reason, LIVE)
-
-    def promotion(self, number: int, alias: str, expect: int | None, reason: str) -> Event:
-        """The event that lets `alias` mean version `number`.
-
-        Raises:
-            Conflict: `alias` does not point to `expect`.
-        """
-        current = self.aliases.get(alias)
-        if expect is not None and (current is None or current.number != expect):
-            found = f"points to {self.name}@{current.number}" if current else "does not exist yet"
-            raise Conflict(
-                f"The alias {alias!r} of {self.name} {found}, not to {self.name}@{expect}. "
-                f"See `adapters history {self.name}`."
-            )
-        return self._event(EventKind.PROMOTED, number, reason, alias)
-
-    def rollback(self, alias: str, to: int | None, reason: str) -> Event:
-        """The event that lets `alias` mean what it meant before, or version `to`.
-
-        Raises:
-            ReferenceNotFound: no such alias or version, or nothing earlier.
-        """
-        current = self.alias(alias)
-        if to is not None:
-            return self._event(EventKind.ROLLED_BACK, self._number(to), reason, alias)
-        meanings = self.meanings(alias)
-        if len(meanings) < 2:
-            raise ReferenceNotFound(
-                f"The alias {alias!r} of {self.name} points to {self.name}@{current.number} and "
-                f"there is nothing earlier to go back to. Name a version with --to. {self._has()}"
-            )
-        return self._event(EventKind.ROLLED_BACK, meanings[-2], reason, alias)
+    def number(self, number: int) -> int:
+        """`number`, if there is such a version. Raises `ReferenceNotFound` if not."""
+        if number not in self.digests:
+            raise ReferenceNotFound(f"There is no {self.name}@{number}. {self.has()}")
+        return number
 
     def meanings(self, alias: str) -> list[int]:
         """What `alias` has meant, oldest first, without what was rolled back. The last is now.
@@ -132,10 +118,17 @@ class Line:
                 meanings.append(event.number)
         return meanings
 
-    def _number(self, number: int) -> int:
-        if number not in self.digests:
-            raise ReferenceNotFound(f"There is no {self.name}@{number}. {self._has()}")
-        return number
+    def has(self) -> str:
+        """The sentence that lists the versions."""
+        return f"Versions of {self.name}: {ranges(self.digests)}."
+
+    def _latest(self) -> int:
+        standing = self.digests.keys() - self.yanked.keys()
+        if not standing:
+            raise ReferenceNotFound(
+                f"Every version of {self.name} was yanked, so none is the latest. {self.has()}"
+            )
+        return max(standing)
 
     def _by_digest(self, ref: AdapterRef) -> int:
         prefix = ref.digest or ""
@@ -145,47 +138,33 @@ class Line:
                 f"{ref} could be version {' or '.join(map(str, matching))}: give more digits."
             )
         if not matching:
-            raise ReferenceNotFound(f"No version of {self.name} is {ref}. {self._has()}")
+            raise ReferenceNotFound(f"No version of {self.name} is {ref}. {self.has()}")
         return matching[0]
 
-    def _has(self) -> str:
-        """The sentence that lists the versions."""
-        return f"Versions of {self.name}: {ranges(self.digests)}."
 
-    def _event(self, kind: EventKind, number: int, reason: str, alias: str | None = None) -> Event:
-        """The next event. With an `alias`, that moves."""
-        current = self.aliases.get(alias) if alias else None
-        return Event(
-            id=len(self.events) + 1,
-            adapter=self.name,
-            kind=kind,
-            number=number,
-            alias=alias,
-            previous=current.number if current else None,
-            generation=(current.generation if current else 0) + 1 if alias else None,
-            actor=actor(),
-            at=datetime.now(UTC),
-            reason=reason,
-        )
+def chained(previous: str, event: Event) -> str:
+    """The digest of a history that ends with `event`, given that of the history before it ("").
+
+    Whoever changes, removes or inserts an event changes the digest of all that follow.
+    """
+    moved = (event.alias, event.previous, event.generation)
+    who = (event.actor, event.at.isoformat(), event.reason, dict(event.data))
+    what = (event.id, event.adapter, event.kind.value, event.number, *moved, *who)
+    return sha256_of(canonical_json([previous, *what]))
 
 
-# What a backend asks, with the line as it is at the moment of writing: the event to write next, or
-# None if there is nothing to do.
-Decide = Callable[[Line], Event | None]
+def history_digest(events: Iterable[Event]) -> str:
+    """The digest of a whole history; equal wherever the history is the same."""
+    digest = ""
+    for event in events:
+        digest = chained(digest, event)
+    return digest
 
 
-def actor() -> str:
-    """Who is doing this, for the history: $ADAPTERS_ACTOR, else the user's login name."""
-    try:
-        return os.environ.get("ADAPTERS_ACTOR") or getpass.getuser()
-    except (KeyError, OSError):  # A container's user need not have a name.
-        return f"uid {os.getuid()}"
-
-
-def ranges(numbers: Mapping[int, str]) -> str:
+def ranges(numbers: Iterable[int]) -> str:
     """Numbers as people write them.
 
-    >>> ranges({1: "", 2: "", 3: "", 7: ""})
+    >>> ranges([1, 2, 3, 7])
     '1–3, 7'
     """
     runs: list[list[int]] = []

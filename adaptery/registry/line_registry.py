@@ -1,12 +1,14 @@
 """What the built-in registries have in common: they read a `Line`, and write its next event."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from adaptery.errors import Conflict, PromotionRefused, ReferenceNotFound, join, suggest
+from adaptery.registry import steps
 from adaptery.registry.base import Registry
 from adaptery.registry.gate.package import check_package
-from adaptery.registry.line import Decide, Line
+from adaptery.registry.line import Line
+from adaptery.registry.steps import Decide
 from adaptery.types import (
     LIVE,
     AdapterPackage,
@@ -15,6 +17,7 @@ from adaptery.types import (
     EventKind,
     LifecycleHooks,
     Manifest,
+    Standing,
     Version,
     check_alias,
     check_name,
@@ -76,7 +79,7 @@ class LineRegistry(Registry):
         def decide(line: Line) -> Event | None:
             if line.held(digest) is not None:
                 return None
-            return line.publication(digest, number, reason, objections)
+            return steps.publication(line, digest, number, reason, objections)
 
         event = self._commit(name, decide, package)
         if event is None:
@@ -97,13 +100,55 @@ class LineRegistry(Registry):
     ) -> Event:
         check_alias(alias)
         number = self._known(ref.name).find(ref)
-        return self._move(ref.name, lambda line: line.promotion(number, alias, expect, reason))
+        return self._move(
+            ref.name, lambda line: steps.promotion(line, number, alias, expect, reason)
+        )
 
     def rollback(
         self, name: str, alias: str = LIVE, *, to: int | None = None, reason: str = ""
     ) -> Event:
         check_alias(alias)
-        return self._move(name, lambda line: line.rollback(alias, to, reason))
+        return self._move(name, lambda line: steps.rollback(line, alias, to, reason))
+
+    def yank(self, ref: AdapterRef, reason: str) -> Event:
+        return self._say(ref, lambda line, number: steps.yanking(line, number, reason))
+
+    def unyank(self, ref: AdapterRef, reason: str = "") -> Event:
+        return self._say(ref, lambda line, number: steps.unyanking(line, number, reason))
+
+    def tag(self, ref: AdapterRef, tags: Mapping[str, str]) -> Event:
+        return self._say(ref, lambda line, number: steps.tagging(line, number, tags))
+
+    def note(self, ref: AdapterRef, text: str) -> Event:
+        return self._say(ref, lambda line, number: steps.noting(line, number, text))
+
+    def attach_signature(self, ref: AdapterRef, signature: str) -> Event:
+        return self._say(ref, lambda line, number: steps.signing(line, number, signature))
+
+    def standing(self, name: str) -> Mapping[int, Standing]:
+        line = self._known(name)
+        return {number: line.standing(number) for number in sorted(line.digests)}
+
+    def append(self, event: Event, package: AdapterPackage | None = None) -> bool:
+        check_name(event.adapter)
+        if (event.kind is EventKind.PUBLISHED) != (package is not None):
+            raise ValueError("A version comes with the event that published it, and only so.")
+        if package is not None:
+            check_package(package)
+        if self._commit(event.adapter, lambda line: steps.copying(line, event), package) is None:
+            return False
+        line = self._known(event.adapter)
+        self._hooks.notify(event, self._version(line, event.number))
+        return True
+
+    def _say(self, ref: AdapterRef, next_event: Callable[[Line, int], Event]) -> Event:
+        """Write an event about the version that `ref` means now."""
+        line = self._known(ref.name)
+        number = line.find(ref)
+        event = self._commit(ref.name, lambda line: next_event(line, number))
+        assert event is not None, "next_event always gives one"
+        self._hooks.notify(event, self._version(line, number))
+        return event
 
     def _move(self, name: str, next_event: Callable[[Line], Event]) -> Event:
         """Ask the hooks about the next event, then write it if the alias is still where it was."""
@@ -139,7 +184,7 @@ class LineRegistry(Registry):
         line = self._line(name)
         if line.digests:
             return ()
-        event = line.publication(manifest.digest, number, "", ())
+        event = steps.publication(line, manifest.digest, number, "", ())
         return tuple(self._hooks.objections(published(event, manifest), LIVE))
 
     def _known(self, name: str) -> Line:

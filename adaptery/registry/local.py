@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Self
 
 from adaptery.registry.files.blobs import BlobStore
-from adaptery.registry.line import Decide, Line
+from adaptery.registry.line import Line
 from adaptery.registry.line_registry import LineRegistry
 from adaptery.registry.sql.catalogue import Catalogue
 from adaptery.registry.sql.database import Database
+from adaptery.registry.steps import Decide
 from adaptery.types import AdapterPackage, AdapterRef, Alias, Event, LifecycleHooks, Version
 
 
@@ -43,6 +44,12 @@ class LocalRegistry(LineRegistry):
 
     def materialize(self, version: Version) -> Path:
         return self._blobs.checkout(version.digest, version.manifest.files)
+
+    def lease(self, version: Version, holder: str, seconds: float) -> None:
+        self._blobs.leases.take(version.digest, holder, seconds)
+
+    def release(self, version: Version, holder: str) -> None:
+        self._blobs.leases.drop(version.digest, holder)
 
     def versions(self, name: str | None = None) -> Sequence[Version]:
         catalogue = self._catalogue()

@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 
 from adaptery.errors import Conflict, InvalidName, ReferenceNotFound
-from adaptery.registry.line import Line, actor, ranges
+from adaptery.registry import steps
+from adaptery.registry.line import Line, ranges
+from adaptery.registry.steps import actor
 from adaptery.types import AdapterRef, Event
 
 DIGESTS = {n: f"{n:08x}" + "0" * 56 for n in range(1, 10)}
@@ -18,12 +20,12 @@ def after(line: Line, event: Event) -> Line:
 def promoted(*numbers: int, alias: str = "live") -> Line:
     line = Line("support", DIGESTS)
     for number in numbers:
-        line = after(line, line.promotion(number, alias, None, ""))
+        line = after(line, steps.promotion(line, number, alias, None, ""))
     return line
 
 
 def rolled_back(line: Line, to: int | None = None) -> Line:
-    return after(line, line.rollback("live", to, ""))
+    return after(line, steps.rollback(line, "live", to, ""))
 
 
 @pytest.mark.parametrize(
@@ -49,7 +51,7 @@ def test_rollbacks_walk_back_through_the_promotions_and_then_refuse():
 
 def test_a_rollback_after_a_later_promotion_goes_to_what_live_meant_before_it():
     line = rolled_back(promoted(1, 2, 3))
-    line = after(line, line.promotion(5, "live", None, ""))
+    line = after(line, steps.promotion(line, 5, "live", None, ""))
     line = rolled_back(line)
     assert line.aliases["live"].number == 2
     assert rolled_back(line).aliases["live"].number == 1
@@ -69,10 +71,10 @@ def test_a_rollback_to_a_version_that_was_never_live_takes_the_place_of_the_last
 
 def test_aliases_have_separate_histories():
     line = promoted(1, 2)
-    line = after(line, line.promotion(5, "canary", None, ""))
+    line = after(line, steps.promotion(line, 5, "canary", None, ""))
     assert rolled_back(line).aliases["canary"].number == 5
     with pytest.raises(ReferenceNotFound):
-        line.rollback("canary", None, "")
+        steps.rollback(line, "canary", None, "")
 
 
 def test_every_move_raises_the_generation_and_names_what_was_before():
@@ -83,21 +85,21 @@ def test_every_move_raises_the_generation_and_names_what_was_before():
 
 def test_expect_must_be_what_the_alias_points_to():
     line = promoted(1, 2)
-    assert line.promotion(3, "live", 2, "").number == 3
+    assert steps.promotion(line, 3, "live", 2, "").number == 3
     with pytest.raises(Conflict, match="points to support@2, not to support@1"):
-        line.promotion(3, "live", 1, "")
+        steps.promotion(line, 3, "live", 1, "")
     with pytest.raises(Conflict, match="does not exist yet"):
-        line.promotion(3, "canary", 1, "")
+        steps.promotion(line, 3, "canary", 1, "")
 
 
 def test_numbers_are_the_next_after_the_highest_and_never_taken_twice():
     line = Line("support", {1: "a" * 64, 5: "b" * 64}, [])
-    assert line.publication("c" * 64, None, "", ()).number == 6
-    assert line.publication("c" * 64, 3, "", ()).number == 3
+    assert steps.publication(line, "c" * 64, None, "", ()).number == 6
+    assert steps.publication(line, "c" * 64, 3, "", ()).number == 3
     with pytest.raises(Conflict, match="support@5 is already another version"):
-        line.publication("c" * 64, 5, "", ())
+        steps.publication(line, "c" * 64, 5, "", ())
     with pytest.raises(InvalidName, match="count from 1"):
-        line.publication("c" * 64, 0, "", ())
+        steps.publication(line, "c" * 64, 0, "", ())
 
 
 def test_a_digest_prefix_must_mean_one_version():

@@ -4,6 +4,7 @@
 
     blobs/sha256/ab/abcd…   mode 0444, written once
     checkouts/<digest>/     a version's files under their names, hard links to blobs
+    leases/                 who uses which checkout: `leases.py`
     tmp/                    what is not finished; nothing ever refers to it
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from adaptery.errors import CorruptFile, RegistryError
 from adaptery.registry.files.digests import mismatch, sha256
+from adaptery.registry.files.leases import Leases
 from adaptery.types import FileEntry
 
 _CHUNK = 1 << 20
@@ -31,6 +33,7 @@ class BlobStore:
         # this process hashed it is not hashed again.
         self._hashed: dict[tuple[int, int, int, int], str] = {}
         self._settled: set[Path] = set()
+        self.leases = Leases(root / "leases")
 
     def path(self, digest: str) -> Path:
         """Where the blob with this SHA-256 lies, whether it is there or not."""

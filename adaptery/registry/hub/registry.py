@@ -21,8 +21,9 @@ from adaptery.registry.files.blobs import BlobStore
 from adaptery.registry.gate.package import ALLOWED_FILES
 from adaptery.registry.hub.card import TAG, model_card
 from adaptery.registry.hub.client import Head, HubClient
-from adaptery.registry.line import Decide, Line
+from adaptery.registry.line import Line
 from adaptery.registry.line_registry import LineRegistry, published
+from adaptery.registry.steps import Decide
 from adaptery.types import (
     NAME,
     AdapterPackage,
@@ -80,6 +81,12 @@ class HubRegistry(LineRegistry):
         if not match:
             raise InvalidName(f"{url!r} is not a registry on the Hub: write hf://ORG.")
         return cls(match[1], HubClient(), cache_directory() / "hub", hooks)
+
+    def lease(self, version: Version, holder: str, seconds: float) -> None:
+        self._blobs.leases.take(version.digest, holder, seconds)
+
+    def release(self, version: Version, holder: str) -> None:
+        self._blobs.leases.drop(version.digest, holder)
 
     def versions(self, name: str | None = None) -> Sequence[Version]:
         return [

@@ -1,23 +1,43 @@
 """What a local registry's database says: which versions, aliases and events there are."""
 
 import hashlib
-from dataclasses import asdict, replace
+import json
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, delete, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from adaptery.errors import Conflict, CorruptFile
 from adaptery.registry.files.digests import mismatch
-from adaptery.registry.line import Decide, Line
+from adaptery.registry.line import Line, chained
 from adaptery.registry.sql.database import Database
-from adaptery.registry.sql.schema import aliases, events, version_blobs, versions
-from adaptery.types import LATEST, LIVE, AdapterRef, Alias, Event, EventKind, Manifest, Version
+from adaptery.registry.sql.schema import (
+    adapters,
+    aliases,
+    events,
+    metrics,
+    version_blobs,
+    versions,
+    yanks,
+)
+from adaptery.registry.steps import Decide
+from adaptery.types import (
+    LATEST,
+    LIVE,
+    AdapterRef,
+    Alias,
+    Event,
+    EventKind,
+    Manifest,
+    Version,
+    canonical_json,
+)
 
 _VERSIONS = select(versions).order_by(versions.c.adapter, versions.c.number)
 _ALIASES = select(aliases).order_by(aliases.c.adapter, aliases.c.name)
-_EVENTS = select(events).where(events.c.adapter == bindparam("adapter")).order_by(events.c.id)
+_EVENTS = select(events).where(events.c.adapter == bindparam("adapter")).order_by(events.c.sequence)
 _VERSION = select(versions).where(
     versions.c.adapter == bindparam("adapter"), versions.c.number == bindparam("number")
 )
@@ -29,10 +49,14 @@ _BY_NUMBER = _IDENTITY.where(versions.c.number == bindparam("number"))
 _BY_DIGEST = _IDENTITY.where(
     versions.c.digest.between(bindparam("first"), bindparam("last"))
 ).limit(2)
-_LATEST = _IDENTITY.order_by(versions.c.number.desc()).limit(1)
+_YANKED = select(yanks.c.number).where(yanks.c.adapter == bindparam("adapter"))
+_LATEST = (
+    _IDENTITY.where(versions.c.number.not_in(_YANKED)).order_by(versions.c.number.desc()).limit(1)
+)
 _BY_ALIAS = _IDENTITY.join(
     aliases, (aliases.c.adapter == versions.c.adapter) & (aliases.c.number == versions.c.number)
 ).where(aliases.c.name == bindparam("alias"))
+_STORAGE = {"sequence", "chain"}  # columns that are not fields of an Event
 
 
 class Catalogue:
@@ -89,12 +113,14 @@ class Catalogue:
     def commit(self, name: str, decide: Decide, manifest: Manifest | None) -> Event | None:
         """Write down the event that `decide` wants next, if any, with the version of `manifest`.
 
-        One transaction: nobody else writes between the line that `decide` sees and its event.
+        One transaction: nobody else writes about the adapter between the line that `decide` sees
+        and its event.
 
         Raises:
-            Conflict: the alias moved although nobody could.
+            Conflict: somebody did although nobody could.
         """
         with self._database.write() as connection:
+            _lock(connection, name)
             event = decide(_line(connection, name))
             if event is None:
                 return None
@@ -102,10 +128,9 @@ class Catalogue:
                 _insert_version(connection, event, manifest)
             if event.alias is not None:
                 _move_alias(connection, event)
-            row = {**asdict(event), "kind": event.kind.value, "at": event.at.isoformat()}
-            del row["id"]
-            key = connection.execute(insert(events), row).inserted_primary_key
-        return replace(event, id=key[0]) if key else event
+            _mark_yanked(connection, event)
+            _insert_event(connection, event)
+        return event
 
 
 def _meaning(ref: AdapterRef) -> tuple[Select[tuple[int, str]], dict[str, str | int]]:
@@ -142,8 +167,27 @@ def _to_version(row: Row[Any]) -> Version:
 
 
 def _to_event(row: Row[Any]) -> Event:
-    fields = dict(row._mapping)
-    return Event(**{**fields, "kind": EventKind(row.kind), "at": datetime.fromisoformat(row.at)})
+    fields = {key: value for key, value in row._mapping.items() if key not in _STORAGE}
+    try:
+        written = {
+            "id": row.sequence,
+            "kind": EventKind(row.kind),
+            "at": datetime.fromisoformat(row.at),
+            "data": json.loads(row.data),
+        }
+    except (TypeError, ValueError) as error:
+        raise CorruptFile(
+            f"Event {row.sequence} of {row.adapter} in the catalogue is damaged: {error}."
+        ) from error
+    return Event(**{**fields, **written})
+
+
+def _lock(connection: Connection, name: str) -> None:
+    """Let nobody else write about the adapter until this transaction ends."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    row = dialect.insert(adapters).values(name=name, events=0).on_conflict_do_nothing()
+    connection.execute(row)
+    connection.execute(select(adapters).where(adapters.c.name == name).with_for_update())
 
 
 def _insert_version(connection: Connection, event: Event, manifest: Manifest) -> None:
@@ -154,8 +198,15 @@ def _insert_version(connection: Connection, event: Event, manifest: Manifest) ->
         "manifest": manifest.canonical().decode(),
         "created_at": event.at.isoformat(),
         "created_by": event.actor,
+        "method": manifest.method,
+        "base_id": manifest.base.id,
+        "base_digest": manifest.base.digest,
+        "size": manifest.size,
     }
     connection.execute(insert(versions), row)
+    if manifest.metrics:
+        scores = [{**key, "name": n, "value": value} for n, value in manifest.metrics.items()]
+        connection.execute(insert(metrics), scores)
     blobs = sorted({file.sha256 for file in manifest.files})
     connection.execute(insert(version_blobs), [{**key, "sha256": blob} for blob in blobs])
 
@@ -173,3 +224,37 @@ def _move_alias(connection: Connection, event: Event) -> None:
     )
     if moved.rowcount != 1:
         raise Conflict(f"The alias {event.alias!r} of {event.adapter} moved meanwhile. Try again.")
+
+
+def _mark_yanked(connection: Connection, event: Event) -> None:
+    key = {"adapter": event.adapter, "number": event.number}
+    if event.kind is EventKind.YANKED:
+        connection.execute(insert(yanks), key)
+    elif event.kind is EventKind.UNYANKED:
+        connection.execute(delete(yanks).filter_by(**key))
+
+
+def _insert_event(connection: Connection, event: Event) -> None:
+    """Write the event down, and count it: two with one number cannot both be written."""
+    before = select(events.c.chain).filter_by(adapter=event.adapter, sequence=event.id - 1)
+    chain = connection.execute(before).scalar() or ""
+    row = {
+        "adapter": event.adapter,
+        "sequence": event.id,
+        "kind": event.kind.value,
+        "number": event.number,
+        "alias": event.alias,
+        "previous": event.previous,
+        "generation": event.generation,
+        "actor": event.actor,
+        "at": event.at.isoformat(),
+        "reason": event.reason,
+        "data": canonical_json(dict(event.data)).decode(),
+        "chain": chained(chain, event),
+    }
+    connection.execute(insert(events), row)
+    counted = connection.execute(
+        update(adapters).filter_by(name=event.adapter, events=event.id - 1).values(events=event.id)
+    )
+    if counted.rowcount != 1:
+        raise Conflict(f"Somebody else changed {event.adapter} meanwhile. Try again.")

@@ -1,11 +1,16 @@
 """The catalogue's tables. `migrations/` makes them; a test holds the two together.
 
+Versions and events are only ever added: triggers refuse everything else. Aliases and yanks are
+what the events add up to, kept beside them so that a reference is resolved by one lookup.
 Times are ISO 8601 texts in UTC, which sort as times do and read the same in every database.
 """
 
 from sqlalchemy import (
+    BigInteger,
     Column,
+    Float,
     ForeignKeyConstraint,
+    Index,
     Integer,
     MetaData,
     String,
@@ -15,10 +20,24 @@ from sqlalchemy import (
 )
 
 # The newest migration. Opening a catalogue compares this with what it holds, without Alembic.
-HEAD = "0001"
+HEAD = "0002"
 
 metadata = MetaData()
 
+
+def _version_key() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(["adapter", "number"], ["versions.adapter", "versions.number"])
+
+
+# Who writes about an adapter locks its row first, and counts the event in it.
+adapters = Table(
+    "adapters",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("events", Integer, nullable=False),
+)
+
+# The columns after `created_by` repeat what the manifest says, for lists to filter by.
 versions = Table(
     "versions",
     metadata,
@@ -28,7 +47,22 @@ versions = Table(
     Column("manifest", Text, nullable=False),
     Column("created_at", String(32), nullable=False),
     Column("created_by", String, nullable=False),
+    Column("method", String, nullable=False),
+    Column("base_id", String, nullable=False),
+    Column("base_digest", String(64), nullable=False),
+    Column("size", BigInteger, nullable=False),
     UniqueConstraint("adapter", "digest", name="one_version_per_digest"),
+)
+
+# The manifest's metrics, for lists to sort by.
+metrics = Table(
+    "metrics",
+    metadata,
+    Column("adapter", String(64), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("value", Float(53), nullable=False),
+    _version_key(),
 )
 
 # Which blobs a version refers to: what garbage collection must not take.
@@ -38,7 +72,8 @@ version_blobs = Table(
     Column("adapter", String(64), primary_key=True),
     Column("number", Integer, primary_key=True),
     Column("sha256", String(64), primary_key=True),
-    ForeignKeyConstraint(["adapter", "number"], ["versions.adapter", "versions.number"]),
+    _version_key(),
+    Index("version_blobs_by_digest", "sha256"),
 )
 
 aliases = Table(
@@ -48,9 +83,19 @@ aliases = Table(
     Column("name", String(32), primary_key=True),
     Column("number", Integer, nullable=False),
     Column("generation", Integer, nullable=False),
-    ForeignKeyConstraint(["adapter", "number"], ["versions.adapter", "versions.number"]),
+    _version_key(),
 )
 
+# The versions that are yanked now.
+yanks = Table(
+    "yanks",
+    metadata,
+    Column("adapter", String(64), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    _version_key(),
+)
+
+# `sequence` counts an adapter's events from 1; `chain` is the digest of its history up to here.
 events = Table(
     "events",
     metadata,
@@ -64,7 +109,11 @@ events = Table(
     Column("actor", String, nullable=False),
     Column("at", String(32), nullable=False),
     Column("reason", Text, nullable=False),
-    ForeignKeyConstraint(["adapter", "number"], ["versions.adapter", "versions.number"]),
+    Column("sequence", Integer, nullable=False),
+    Column("data", Text, nullable=False),
+    Column("chain", String(64), nullable=False),
+    _version_key(),
     UniqueConstraint("adapter", "alias", "generation", name="one_move_per_generation"),
+    Index("one_event_per_sequence", "adapter", "sequence", unique=True),
     sqlite_autoincrement=True,
 )

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from adaptery.registry.sql.migrations.triggers import forbid
+
 revision = "0001"
 down_revision = None
 
@@ -50,16 +52,8 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     for table in ("versions", "events"):
-        for deed in ("UPDATE", "DELETE"):
-            _forbid(table, deed)
+        forbid(table, "UPDATE", "DELETE")
 
 
 def _version_key() -> sa.ForeignKeyConstraint:
     return sa.ForeignKeyConstraint(["adapter", "number"], ["versions.adapter", "versions.number"])
-
-
-def _forbid(table: str, deed: str) -> None:
-    op.execute(
-        f"CREATE TRIGGER {table}_refuse_{deed.lower()} BEFORE {deed} ON {table} "
-        f"BEGIN SELECT RAISE(ABORT, '{table} are never changed or removed'); END"
-    )

@@ -1,0 +1,110 @@
+"""Yanks, tags and notes; a digest over every history; columns to filter and sort lists by."""
+
+import json
+from datetime import datetime
+
+import sqlalchemy as sa
+from alembic import op
+
+from adaptery.registry.line import chained
+from adaptery.registry.sql.migrations.triggers import forbid, permit
+from adaptery.types import Event, EventKind
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    op.create_table(
+        "adapters",
+        sa.Column("name", sa.String(64), primary_key=True),
+        sa.Column("events", sa.Integer, nullable=False),
+    )
+    op.create_table(
+        "metrics",
+        sa.Column("adapter", sa.String(64), primary_key=True),
+        sa.Column("number", sa.Integer, primary_key=True),
+        sa.Column("name", sa.String, primary_key=True),
+        sa.Column("value", sa.Float(53), nullable=False),
+        _version_key(),
+    )
+    op.create_table(
+        "yanks",
+        sa.Column("adapter", sa.String(64), primary_key=True),
+        sa.Column("number", sa.Integer, primary_key=True),
+        _version_key(),
+    )
+    op.create_index("version_blobs_by_digest", "version_blobs", ["sha256"])
+    for table in ("versions", "events"):
+        permit(table, "UPDATE")
+    _extend_versions()
+    _extend_events()
+    for table in ("versions", "events"):
+        forbid(table, "UPDATE")
+
+
+def _extend_versions() -> None:
+    for column in ("method", "base_id"):
+        op.add_column("versions", sa.Column(column, sa.String, nullable=False, server_default=""))
+    op.add_column(
+        "versions", sa.Column("base_digest", sa.String(64), nullable=False, server_default="")
+    )
+    op.add_column("versions", sa.Column("size", sa.BigInteger, nullable=False, server_default="0"))
+    connection = op.get_bind()
+    fill = sa.text(
+        "UPDATE versions SET method = :method, base_id = :base_id, base_digest = :base_digest, "
+        "size = :size WHERE adapter = :adapter AND number = :number"
+    )
+    score = sa.text("INSERT INTO metrics VALUES (:adapter, :number, :name, :value)")
+    rows = connection.execute(sa.text("SELECT adapter, number, manifest FROM versions")).all()
+    for adapter, number, text in rows:
+        manifest = json.loads(text)
+        key = {"adapter": adapter, "number": number}
+        repeated = {
+            "method": manifest["method"],
+            "base_id": manifest["base"]["id"],
+            "base_digest": manifest["base"]["digest"],
+            "size": sum(file["size"] for file in manifest["files"]),
+        }
+        connection.execute(fill, {**key, **repeated})
+        for name, value in manifest["metrics"].items():
+            connection.execute(score, {**key, "name": name, "value": value})
+
+
+def _extend_events() -> None:
+    op.add_column("events", sa.Column("sequence", sa.Integer, nullable=False, server_default="0"))
+    op.add_column("events", sa.Column("data", sa.Text, nullable=False, server_default="{}"))
+    op.add_column("events", sa.Column("chain", sa.String(64), nullable=False, server_default=""))
+    connection = op.get_bind()
+    rows = connection.execute(
+        sa.text(
+            "SELECT id, adapter, kind, number, alias, previous, generation, actor, at, reason "
+            "FROM events ORDER BY id"
+        )
+    ).all()
+    fill = sa.text("UPDATE events SET sequence = :sequence, chain = :chain WHERE id = :id")
+    ends: dict[str, tuple[int, str]] = {}
+    for key, adapter, kind, number, alias, previous, generation, actor, at, reason in rows:
+        count, chain = ends.get(adapter, (0, ""))
+        event = Event(
+            count + 1,
+            adapter,
+            EventKind(kind),
+            number,
+            alias,
+            previous,
+            generation,
+            actor,
+            datetime.fromisoformat(at),
+            reason,
+        )
+        ends[adapter] = event.id, chained(chain, event)
+        connection.execute(fill, {"id": key, "sequence": event.id, "chain": ends[adapter][1]})
+    op.create_index("one_event_per_sequence", "events", ["adapter", "sequence"], unique=True)
+    for adapter, (count, _) in ends.items():
+        insert = sa.text("INSERT INTO adapters VALUES (:name, :events)")
+        connection.execute(insert, {"name": adapter, "events": count})
+
+
+def _version_key() -> sa.ForeignKeyConstraint:
+    return sa.ForeignKeyConstraint(["adapter", "number"], ["versions.adapter", "versions.number"])
