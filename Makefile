@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 # Tests and the quickstart run several processes on the same cores: threads must not wait by spinning.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: env quickstart test format clean
+.PHONY: env quickstart test torture format clean
 
 env: $(STAMP)
 
@@ -30,6 +30,10 @@ test: env
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+torture: env
+	@echo "== torture: the registry killed at every call, starved, corrupted and raced (half an hour)"
+	$(BIN)/python -m pytest -m torture --timeout 1800
 
 format: env
 	@echo "== format: put the code into its form"
