@@ -1,10 +1,11 @@
 """What every registry backend does. `local.py` and `hub.py` are the built-in ones."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+from adaptery.registry.reports import Finding, Leftovers
 from adaptery.types import (
     LIVE,
     AdapterPackage,
@@ -174,4 +175,28 @@ class Registry(ABC):
         Raises:
             Conflict: the history here goes on differently, or lacks what comes before.
             CorruptFile, InvalidAdapter: as `publish`.
+        """
+
+    @abstractmethod
+    def verify(self, refs: Iterable[AdapterRef] | None = None) -> Sequence[Finding]:
+        """Read every byte of the versions (all if None) where it is kept, and check its digest.
+
+        Raises:
+            ReferenceNotFound: one of `refs` means nothing.
+        """
+
+    @abstractmethod
+    def fsck(self, *, repair: bool = False) -> Sequence[Finding]:
+        """Check everything: the history's chain, what is derived from it, and every byte.
+
+        With `repair`, what can be derived is made anew, and damaged files are moved aside, so that
+        publishing or pulling the version again brings them back. Versions and events are never
+        changed or removed.
+        """
+
+    @abstractmethod
+    def gc(self, *, grace: float = 86400.0, dry_run: bool = False) -> Leftovers:
+        """Take away what no version and no live lease refers to, and nobody used for `grace` s.
+
+        With `dry_run`, only say what would go.
         """

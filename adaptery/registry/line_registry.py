@@ -1,13 +1,23 @@
 """What the built-in registries have in common: they read a `Line`, and write its next event."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from adaptery.errors import Conflict, PromotionRefused, ReferenceNotFound, join, suggest
+from adaptery.errors import (
+    Conflict,
+    CorruptFile,
+    PromotionRefused,
+    ReferenceNotFound,
+    RegistryError,
+    join,
+    suggest,
+)
 from adaptery.registry import steps
 from adaptery.registry.base import Registry
+from adaptery.registry.files.digests import mismatch
 from adaptery.registry.gate.package import check_package
 from adaptery.registry.line import Line
+from adaptery.registry.reports import Finding
 from adaptery.registry.steps import Decide
 from adaptery.types import (
     LIVE,
@@ -15,6 +25,7 @@ from adaptery.types import (
     AdapterRef,
     Event,
     EventKind,
+    FileEntry,
     LifecycleHooks,
     Manifest,
     Standing,
@@ -62,6 +73,22 @@ class LineRegistry(Registry):
         `decide` is asked with the line as it is at that moment, and again if it changed under us.
         Returns what was written, None if `decide` wanted nothing.
         """
+
+    @abstractmethod
+    def _rehash(self, version: Version, file: FileEntry) -> str | None:
+        """The SHA-256 of a file of the version as it is kept now; None if it is gone."""
+
+    @abstractmethod
+    def _set_aside(self, version: Version, file: FileEntry) -> str | None:
+        """Move a damaged file out of everybody's way. Says what was done, None if nothing."""
+
+    @abstractmethod
+    def _examine(self, repair: bool) -> Iterable[Finding]:
+        """What is wrong beside the versions' own bytes; `repair` makes anew what can be derived."""
+
+    @abstractmethod
+    def _forget(self) -> None:
+        """Read everything afresh from now on."""
 
     def publish(
         self,
@@ -140,6 +167,45 @@ class LineRegistry(Registry):
         line = self._known(event.adapter)
         self._hooks.notify(event, self._version(line, event.number))
         return True
+
+    def verify(self, refs: Iterable[AdapterRef] | None = None) -> Sequence[Finding]:
+        self._forget()
+        if refs is None:
+            return list(self._verify_all(repair=False))
+        chosen = [(line := self._known(ref.name), line.find(ref)) for ref in refs]
+        return [found for line, number in chosen for found in self._verify(line, number)]
+
+    def fsck(self, *, repair: bool = False) -> Sequence[Finding]:
+        self._forget()
+        try:
+            return [*self._examine(repair), *self._verify_all(repair)]
+        except RegistryError as error:
+            return [Finding(self.url, str(error))]
+
+    def _verify_all(self, repair: bool) -> Iterator[Finding]:
+        for name in self._names():
+            try:
+                line = self._line(name)
+            except CorruptFile as error:
+                yield Finding(f"the history of {name}", str(error))
+                continue
+            for number in sorted(line.digests):
+                yield from self._verify(line, number, repair)
+
+    def _verify(self, line: Line, number: int, repair: bool = False) -> Iterator[Finding]:
+        """What is wrong with a version's manifest and files; `repair` sets them aside."""
+        try:
+            version = self._version(line, number)
+        except CorruptFile as error:
+            yield Finding(f"{line.name}@{number}", str(error))
+            return
+        for file in version.manifest.files:
+            found = self._rehash(version, file)
+            if found is None:
+                yield Finding(f"{version}: {file.path}", f"sha256:{file.sha256} is gone.")
+            elif found != file.sha256:
+                done = self._set_aside(version, file) if repair else None
+                yield Finding(f"{version}: {file.path}", mismatch("It", file.sha256, found), done)
 
     def _say(self, ref: AdapterRef, next_event: Callable[[Line, int], Event]) -> Event:
         """Write an event about the version that `ref` means now."""

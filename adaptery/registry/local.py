@@ -9,17 +9,29 @@ Publishing makes every file durable first and then commits one transaction; that
 publish. Killed before it, a process leaves files that nothing refers to, and no version.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
-from adaptery.registry.files.blobs import BlobStore
+from adaptery.registry.files.blobs import BlobStore, Stored
 from adaptery.registry.line import Line
 from adaptery.registry.line_registry import LineRegistry
+from adaptery.registry.reports import Finding, Leftovers
 from adaptery.registry.sql.catalogue import Catalogue
 from adaptery.registry.sql.database import Database
 from adaptery.registry.steps import Decide
-from adaptery.types import AdapterPackage, AdapterRef, Alias, Event, LifecycleHooks, Version
+from adaptery.types import (
+    AdapterPackage,
+    AdapterRef,
+    Alias,
+    Event,
+    FileEntry,
+    LifecycleHooks,
+    Version,
+)
+
+_BATCH = 100  # blobs that collection looks at in one transaction
 
 
 class LocalRegistry(LineRegistry):
@@ -58,6 +70,39 @@ class LocalRegistry(LineRegistry):
     def aliases(self, name: str | None = None) -> Sequence[Alias]:
         catalogue = self._catalogue()
         return catalogue.aliases(name) if catalogue else ()
+
+    def gc(self, *, grace: float = 86400.0, dry_run: bool = False) -> Leftovers:
+        swept = self._blobs.sweep(grace, dry_run=dry_run)
+        catalogue = self._catalogue()
+        old = [b for b in self._blobs.stored() if b.modified <= time.time() - grace]
+        for start in range(0, len(old) if catalogue else 0, _BATCH):
+            swept += self._collect(self._made_catalogue(), old[start : start + _BATCH], dry_run)
+        return swept
+
+    def _collect(self, catalogue: Catalogue, blobs: Sequence[Stored], dry_run: bool) -> Leftovers:
+        swept = Leftovers()
+        with catalogue.collecting([blob.digest for blob in blobs]) as orphans:
+            for blob in blobs:
+                if blob.digest in orphans:
+                    swept += Leftovers(blobs=1, bytes=blob.size)
+                    if not dry_run:
+                        self._blobs.remove(blob.digest)
+        return swept
+
+    def _examine(self, repair: bool) -> Iterable[Finding]:
+        catalogue = self._catalogue()
+        return catalogue.check(repair=repair) if catalogue else ()
+
+    def _set_aside(self, version: Version, file: FileEntry) -> str:
+        kept = self._blobs.set_aside(file.sha256, version.digest)
+        return f"Moved to {kept}; publish or pull {version} again to bring it back."
+
+    def _rehash(self, version: Version, file: FileEntry) -> str | None:
+        return self._blobs.rehash(file.sha256)
+
+    def _forget(self) -> None:
+        if catalogue := self._catalogue():
+            catalogue.forget()
 
     def _names(self) -> Sequence[str]:
         catalogue = self._catalogue()

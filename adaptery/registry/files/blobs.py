@@ -4,6 +4,7 @@
 
     blobs/sha256/ab/abcd…   mode 0444, written once
     checkouts/<digest>/     a version's files under their names, hard links to blobs
+    quarantine/             blobs that lost their digest
     leases/                 who uses which checkout: `leases.py`
     tmp/                    what is not finished; nothing ever refers to it
 """
@@ -13,15 +14,27 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from adaptery.errors import CorruptFile, RegistryError
 from adaptery.registry.files.digests import mismatch, sha256
 from adaptery.registry.files.leases import Leases
+from adaptery.registry.files.sweep import remove, sweep
+from adaptery.registry.reports import Leftovers
 from adaptery.types import FileEntry
 
 _CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A blob that is there: its digest, its bytes, and when it was written (s since 1970)."""
+
+    digest: str
+    size: int
+    modified: float
 
 
 class BlobStore:
@@ -62,6 +75,42 @@ class BlobStore:
         except FileNotFoundError:
             return False
 
+    def rehash(self, digest: str) -> str | None:
+        """The SHA-256 that the blob has now, read from disk; None if it is gone."""
+        self._hashed.clear()
+        with self.sentences():
+            try:
+                return sha256(self.path(digest))
+            except FileNotFoundError:
+                return None
+
+    def stored(self) -> Iterator[Stored]:
+        """Every blob that is there, in order of digests."""
+        for path in sorted((self._root / "blobs" / "sha256").glob("??/*")):
+            with suppress(FileNotFoundError):  # collected meanwhile
+                status = path.stat()
+                yield Stored(path.name, status.st_size, status.st_mtime)
+
+    def remove(self, digest: str) -> None:
+        """Remove a blob; gone already is as well."""
+        with self.sentences():
+            self.path(digest).unlink(missing_ok=True)
+
+    def set_aside(self, digest: str, checkout: str) -> Path:
+        """Move a damaged blob to `quarantine/`, out of the checkout that shows it too."""
+        target = self._root / "quarantine" / digest
+        with self.sentences():
+            target.parent.mkdir(exist_ok=True)
+            remove(self._root / "checkouts" / checkout)
+            os.rename(self.path(digest), target)
+            fsync(target.parent)
+        return target
+
+    def sweep(self, grace: float, *, dry_run: bool) -> Leftovers:
+        """Take away what died processes left, and checkouts that nobody used or leased."""
+        with self.sentences():
+            return sweep(self._root, self.leases, grace, dry_run=dry_run)
+
     def checkout(self, digest: str, files: Sequence[FileEntry]) -> Path:
         """The directory for the manifest `digest`, which holds exactly `files`.
 
@@ -74,6 +123,7 @@ class BlobStore:
                 self._verify(file)
             if not self._links(target, files):
                 self._link(target, files)
+            os.utime(target)  # collection spares what was used lately
         return target
 
     @contextmanager

@@ -15,12 +15,13 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _COLLECTING = ".collecting"
 _PATIENCE_S = 30.0  # a collector that takes longer for one checkout has died
 _POLL_S = 0.005
+_LONG_S = 3600.0
 
 
 class Leases:
@@ -34,13 +35,9 @@ class Leases:
 
         When this returns, no collector is at work on it, and none begins before the lease ends.
         """
-        path = self._path(digest, holder)
-        path.parent.mkdir(parents=True, exist_ok=True)
         ends = time.time() + seconds
-        unfinished = path.with_name(f".{path.name}-{os.getpid()}-{threading.get_ident()}")
-        unfinished.write_text(holder)
-        os.utime(unfinished, (ends, ends))
-        os.replace(unfinished, path)
+        while not self._write(self._path(digest, holder), holder, ends):
+            pass  # Somebody found the directory empty and swept it away.
         while self._is_collecting(digest):
             time.sleep(_POLL_S)
 
@@ -49,17 +46,23 @@ class Leases:
         self._path(digest, holder).unlink(missing_ok=True)
 
     def holders(self, digest: str) -> list[str]:
-        """Who holds the checkout now. Leases that ended are swept away."""
-        found = []
+        """Who holds the checkout now."""
+        now, found = time.time(), []
         for path in self._files(digest):
-            try:
-                if path.stat().st_mtime > time.time():
+            with suppress(FileNotFoundError):  # given back meanwhile
+                if path.stat().st_mtime > now:
                     found.append(path.read_text())
-                else:
-                    path.unlink(missing_ok=True)
-            except FileNotFoundError:
-                continue  # given back meanwhile
         return sorted(found)
+
+    def forget(self) -> None:
+        """Sweep away what ended so long ago that nobody can be about to renew it."""
+        long_ago = time.time() - _LONG_S
+        for directory in self._root.iterdir() if self._root.is_dir() else ():
+            with suppress(OSError):  # not empty, or gone meanwhile
+                for path in directory.iterdir():
+                    if path.stat().st_mtime < long_ago:
+                        path.unlink()
+                directory.rmdir()
 
     @contextmanager
     def collecting(self, digest: str) -> Iterator[bool]:
@@ -69,18 +72,28 @@ class Leases:
         """
         announcement = self._root / digest / _COLLECTING
         announcement.parent.mkdir(parents=True, exist_ok=True)
-        if self._is_collecting(digest):
-            yield False
-            return
         try:
+            self._is_collecting(digest)  # forgets one that died
             announcement.touch(exist_ok=False)
-        except FileExistsError:
-            yield False
+        except (FileExistsError, FileNotFoundError):
+            yield False  # Somebody else is at it.
             return
         try:
             yield not self.holders(digest)
         finally:
             announcement.unlink(missing_ok=True)
+
+    def _write(self, path: Path, holder: str, ends: float) -> bool:
+        """Write a lease down in one step. False if its directory went away meanwhile."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}-{os.getpid()}-{threading.get_ident()}")
+        try:
+            unfinished.write_text(holder)
+            os.utime(unfinished, (ends, ends))
+            os.replace(unfinished, path)
+        except FileNotFoundError:
+            return False
+        return True
 
     def _files(self, digest: str) -> list[Path]:
         directory = self._root / digest

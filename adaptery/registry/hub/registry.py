@@ -10,7 +10,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -23,6 +23,7 @@ from adaptery.registry.hub.card import TAG, model_card
 from adaptery.registry.hub.client import Head, HubClient
 from adaptery.registry.line import Line
 from adaptery.registry.line_registry import LineRegistry, published
+from adaptery.registry.reports import Finding, Leftovers
 from adaptery.registry.steps import Decide
 from adaptery.types import (
     NAME,
@@ -30,6 +31,7 @@ from adaptery.types import (
     Alias,
     Event,
     EventKind,
+    FileEntry,
     LifecycleHooks,
     Manifest,
     Sha256,
@@ -105,6 +107,21 @@ class HubRegistry(LineRegistry):
             for file in missing:
                 self._fetch(version.name, commit, file.path, file.sha256)
         return self._blobs.checkout(version.digest, version.manifest.files)
+
+    def gc(self, *, grace: float = 86400.0, dry_run: bool = False) -> Leftovers:
+        return self._blobs.sweep(grace, dry_run=dry_run)
+
+    def _examine(self, repair: bool) -> Iterable[Finding]:
+        return ()
+
+    def _rehash(self, version: Version, file: FileEntry) -> str | None:
+        return self._blobs.rehash(file.sha256)
+
+    def _set_aside(self, version: Version, file: FileEntry) -> str | None:
+        return None
+
+    def _forget(self) -> None:
+        return None
 
     def _lines(self, name: str | None) -> list[Line]:
         return [self._line(name) for name in (self._names() if name is None else [name])]

@@ -1,18 +1,19 @@
 """What a local registry's database says: which versions, aliases and events there are."""
 
-import hashlib
-import json
-from datetime import datetime
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from adaptery.errors import Conflict, CorruptFile
-from adaptery.registry.files.digests import mismatch
+from adaptery.errors import Conflict
 from adaptery.registry.line import Line, chained
+from adaptery.registry.reports import Finding
+from adaptery.registry.sql.checks import check_adapter, check_database
+from adaptery.registry.sql.checks import names as checked_names
 from adaptery.registry.sql.database import Database
+from adaptery.registry.sql.rows import from_event, from_version, to_event, to_version
 from adaptery.registry.sql.schema import (
     adapters,
     aliases,
@@ -32,7 +33,6 @@ from adaptery.types import (
     EventKind,
     Manifest,
     Version,
-    canonical_json,
 )
 
 _VERSIONS = select(versions).order_by(versions.c.adapter, versions.c.number)
@@ -56,7 +56,6 @@ _LATEST = (
 _BY_ALIAS = _IDENTITY.join(
     aliases, (aliases.c.adapter == versions.c.adapter) & (aliases.c.number == versions.c.number)
 ).where(aliases.c.name == bindparam("alias"))
-_STORAGE = {"sequence", "chain"}  # columns that are not fields of an Event
 
 
 class Catalogue:
@@ -84,7 +83,7 @@ class Catalogue:
 
     def _load(self, name: str, number: int) -> Version:
         with self._database.read() as connection:
-            return _to_version(
+            return to_version(
                 connection.execute(_VERSION, {"adapter": name, "number": number}).one()
             )
 
@@ -92,7 +91,7 @@ class Catalogue:
         """All versions, of one adapter or of all, in order of name and number."""
         chosen = _VERSIONS if name is None else _VERSIONS.where(versions.c.adapter == name)
         with self._database.read() as connection:
-            return [_to_version(row) for row in connection.execute(chosen)]
+            return [to_version(row) for row in connection.execute(chosen)]
 
     def aliases(self, name: str | None) -> list[Alias]:
         """All aliases, of one adapter or of all, in order of adapter and name."""
@@ -110,11 +109,39 @@ class Catalogue:
         with self._database.snapshot() as connection:
             return _line(connection, name)
 
-    def commit(self, name: str, decide: Decide, manifest: Manifest | None) -> Event | None:
+    def check(self, *, repair: bool) -> list[Finding]:
+        """What is not as it must be, of every adapter; `repair` rebuilds what can be derived."""
+        self.forget()
+        transaction = self._database.write if repair else self._database.snapshot
+        with transaction() as connection:
+            found = list(check_database(connection))
+            for name in checked_names(connection):
+                found += check_adapter(connection, name, repair=repair)
+        return found
+
+    @contextmanager
+    def collecting(self, digests: Iterable[str]) -> Iterator[list[str]]:
+        """Those of the blobs that no version refers to; none can come to while this is open."""
+        with self._database.exclusive() as connection:
+            used = select(version_blobs.c.sha256).where(version_blobs.c.sha256.in_(list(digests)))
+            yield sorted(set(digests) - set(connection.scalars(used)))
+
+    def forget(self) -> None:
+        """Read manifests afresh from now on."""
+        self._version.cache_clear()
+
+    def commit(
+        self,
+        name: str,
+        decide: Decide,
+        manifest: Manifest | None,
+        check: Callable[[], None] = lambda: None,
+    ) -> Event | None:
         """Write down the event that `decide` wants next, if any, with the version of `manifest`.
 
         One transaction: nobody else writes about the adapter between the line that `decide` sees
-        and its event.
+        and its event. `check` is called when no collector can come between any more; what it
+        raises undoes the transaction.
 
         Raises:
             Conflict: somebody did although nobody could.
@@ -126,6 +153,7 @@ class Catalogue:
                 return None
             if manifest is not None:
                 _insert_version(connection, event, manifest)
+                check()
             if event.alias is not None:
                 _move_alias(connection, event)
             _mark_yanked(connection, event)
@@ -147,39 +175,7 @@ def _meaning(ref: AdapterRef) -> tuple[Select[tuple[int, str]], dict[str, str | 
 def _line(connection: Connection, name: str) -> Line:
     keys = {"adapter": name}
     digests = {row.number: row.digest for row in connection.execute(_IDENTITY, keys)}
-    return Line(name, digests, [_to_event(row) for row in connection.execute(_EVENTS, keys)])
-
-
-def _to_version(row: Row[Any]) -> Version:
-    found = hashlib.sha256(row.manifest.encode()).hexdigest()
-    if found != row.digest:
-        raise CorruptFile(
-            mismatch(f"The manifest of {row.adapter}@{row.number}", row.digest, found)
-        )
-    return Version(
-        name=row.adapter,
-        number=row.number,
-        manifest=Manifest.model_validate_json(row.manifest),
-        digest=row.digest,
-        created_at=datetime.fromisoformat(row.created_at),
-        created_by=row.created_by,
-    )
-
-
-def _to_event(row: Row[Any]) -> Event:
-    fields = {key: value for key, value in row._mapping.items() if key not in _STORAGE}
-    try:
-        written = {
-            "id": row.sequence,
-            "kind": EventKind(row.kind),
-            "at": datetime.fromisoformat(row.at),
-            "data": json.loads(row.data),
-        }
-    except (TypeError, ValueError) as error:
-        raise CorruptFile(
-            f"Event {row.sequence} of {row.adapter} in the catalogue is damaged: {error}."
-        ) from error
-    return Event(**{**fields, **written})
+    return Line(name, digests, [to_event(row) for row in connection.execute(_EVENTS, keys)])
 
 
 def _lock(connection: Connection, name: str) -> None:
@@ -192,18 +188,7 @@ def _lock(connection: Connection, name: str) -> None:
 
 def _insert_version(connection: Connection, event: Event, manifest: Manifest) -> None:
     key = {"adapter": event.adapter, "number": event.number}
-    row = {
-        **key,
-        "digest": manifest.digest,
-        "manifest": manifest.canonical().decode(),
-        "created_at": event.at.isoformat(),
-        "created_by": event.actor,
-        "method": manifest.method,
-        "base_id": manifest.base.id,
-        "base_digest": manifest.base.digest,
-        "size": manifest.size,
-    }
-    connection.execute(insert(versions), row)
+    connection.execute(insert(versions), from_version(event, manifest))
     if manifest.metrics:
         scores = [{**key, "name": n, "value": value} for n, value in manifest.metrics.items()]
         connection.execute(insert(metrics), scores)
@@ -238,21 +223,7 @@ def _insert_event(connection: Connection, event: Event) -> None:
     """Write the event down, and count it: two with one number cannot both be written."""
     before = select(events.c.chain).filter_by(adapter=event.adapter, sequence=event.id - 1)
     chain = connection.execute(before).scalar() or ""
-    row = {
-        "adapter": event.adapter,
-        "sequence": event.id,
-        "kind": event.kind.value,
-        "number": event.number,
-        "alias": event.alias,
-        "previous": event.previous,
-        "generation": event.generation,
-        "actor": event.actor,
-        "at": event.at.isoformat(),
-        "reason": event.reason,
-        "data": canonical_json(dict(event.data)).decode(),
-        "chain": chained(chain, event),
-    }
-    connection.execute(insert(events), row)
+    connection.execute(insert(events), from_event(event, chained(chain, event)))
     counted = connection.execute(
         update(adapters).filter_by(name=event.adapter, events=event.id - 1).values(events=event.id)
     )

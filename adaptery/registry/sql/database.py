@@ -76,6 +76,12 @@ class Database:
             yield connection
 
     @contextmanager
+    def exclusive(self) -> Iterator[Connection]:
+        """A transaction during which nobody adds a version."""
+        with self.write() as connection:
+            yield connection
+
+    @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield

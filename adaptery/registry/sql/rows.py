@@ -1,0 +1,90 @@
+"""Rows of the catalogue to values and back."""
+
+import hashlib
+import json
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import Row
+
+from adaptery.errors import CorruptFile
+from adaptery.registry.files.digests import mismatch
+from adaptery.types import Event, EventKind, Manifest, Version, canonical_json
+
+_EVENT_FIELDS = ("adapter", "number", "alias", "previous", "generation", "actor", "reason")
+
+
+def to_version(row: Row[Any]) -> Version:
+    """The version in a row of `versions`. Raises `CorruptFile` if it lost its digest."""
+    what = f"The manifest of {row.adapter}@{row.number}"
+    try:
+        found = hashlib.sha256(row.manifest.encode()).hexdigest()
+        if found != row.digest:
+            raise CorruptFile(mismatch(what, row.digest, found))
+        return Version(
+            name=row.adapter,
+            number=row.number,
+            manifest=Manifest.model_validate_json(row.manifest),
+            digest=row.digest,
+            created_at=datetime.fromisoformat(row.created_at),
+            created_by=row.created_by,
+        )
+    except (AttributeError, TypeError, ValidationError, ValueError) as error:
+        raise CorruptFile(f"{what} in the catalogue is damaged: {one_line(error)}.") from error
+
+
+def to_event(row: Row[Any]) -> Event:
+    """The event in a row of `events`. Raises `CorruptFile` if it cannot be read."""
+    try:
+        return Event(
+            **{field: row._mapping[field] for field in _EVENT_FIELDS},
+            id=row.sequence,
+            kind=EventKind(row.kind),
+            at=datetime.fromisoformat(row.at),
+            data=json.loads(row.data),
+        )
+    except (TypeError, ValueError) as error:
+        raise CorruptFile(
+            f"Event {row.sequence} of {row.adapter} in the catalogue is damaged: {one_line(error)}."
+        ) from error
+
+
+def from_version(event: Event, manifest: Manifest) -> dict[str, Any]:
+    """The row of `versions` for a publication."""
+    return {
+        "adapter": event.adapter,
+        "number": event.number,
+        "digest": manifest.digest,
+        "manifest": manifest.canonical().decode(),
+        "created_at": event.at.isoformat(),
+        "created_by": event.actor,
+        **columns_of(manifest),
+    }
+
+
+def columns_of(manifest: Manifest) -> dict[str, str | int]:
+    """What `versions` repeats of a manifest."""
+    return {
+        "method": manifest.method,
+        "base_id": manifest.base.id,
+        "base_digest": manifest.base.digest,
+        "size": manifest.size,
+    }
+
+
+def from_event(event: Event, chain: str) -> dict[str, Any]:
+    """The row of `events`; `chain` is the digest of the history that ends with it."""
+    return {
+        **{field: getattr(event, field) for field in _EVENT_FIELDS},
+        "sequence": event.id,
+        "kind": event.kind.value,
+        "at": event.at.isoformat(),
+        "data": canonical_json(dict(event.data)).decode(),
+        "chain": chain,
+    }
+
+
+def one_line(error: Exception) -> str:
+    """An error's text in one line, without its last full stop."""
+    return " ".join(str(error).split()).rstrip(".")
