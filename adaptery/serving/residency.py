@@ -14,6 +14,7 @@ from pathlib import Path
 
 from adaptery.errors import InvalidAdapter, ProbeMismatch
 from adaptery.serving.engine import Engine
+from adaptery.serving.leasing import lease
 from adaptery.serving.probe import replay
 from adaptery.types import Version, VersionSource
 
@@ -29,6 +30,7 @@ class Resident:
     version: Version
     arrival: "asyncio.Task[Path]"
     users: int = 0
+    lease: "asyncio.Task[None] | None" = None
 
     @property
     def idle(self) -> bool:
@@ -97,12 +99,13 @@ class Residency:
             if idle is None:
                 await self._changed.wait()
                 continue
-            del self._residents[idle.version.engine_name]
-            await self._engine.unload(idle.version.engine_name)
+            await self._leave(self._residents.pop(idle.version.engine_name))
 
     async def _load(self, version: Version) -> Path:
         """Bring the version into the engine and prove it. Forgets it again if that fails."""
         try:
+            resident = self._residents[version.engine_name]
+            resident.lease = await lease(self._source, version)
             directory = await asyncio.to_thread(self._source.materialize, version)
             await self._engine.load(version.engine_name, directory)
             await self._prove(version)
@@ -110,10 +113,16 @@ class Residency:
         except BaseException as error:
             if isinstance(error, Refusal):
                 self._refused[version.digest] = error
-            await self._engine.unload(version.engine_name)
+            await self._leave(self._residents[version.engine_name])
             del self._residents[version.engine_name]
             self._changed.set()
             raise
+
+    async def _leave(self, resident: Resident) -> None:
+        """The engine forgets the version; then its files may go too."""
+        await self._engine.unload(resident.version.engine_name)
+        if resident.lease is not None:
+            resident.lease.cancel()
 
     async def _prove(self, version: Version) -> None:
         if version.digest not in self._proven:

@@ -29,6 +29,7 @@ class DictRegistry:
     published: dict[str, list[Version]] = field(default_factory=dict)
     pointers: dict[tuple[str, str], int] = field(default_factory=dict)
     resolved: int = 0
+    leased: dict[str, float] = field(default_factory=dict)
 
     def publish(
         self,
@@ -75,6 +76,12 @@ class DictRegistry:
 
     def materialize(self, version: Version) -> Path:
         return self.root / f"{version.name}-{version.number}"
+
+    def lease(self, version: Version, holder: str, seconds: float) -> None:
+        self.leased[str(version)] = seconds
+
+    def release(self, version: Version, holder: str) -> None:
+        self.leased.pop(str(version), None)
 
     def versions(self, name: str | None = None) -> Sequence[Version]:
         names = sorted(self.published) if name is None else [name]

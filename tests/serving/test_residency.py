@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from adaptery.errors import InvalidAdapter, ProbeMismatch, RegistryError
+from adaptery.serving import leasing
 from adaptery.serving.engine import Chunk, GenerationRequest
 from adaptery.serving.residency import Residency
 from adaptery.types import ProbePrompt, TokenScore, Version
@@ -183,3 +184,45 @@ async def test_a_client_that_goes_while_a_version_is_loading_does_not_stop_the_o
     first.cancel()
     await second
     await visit(residency, versions["c"])  # nobody uses the first any more
+
+
+async def test_a_loaded_version_is_leased_and_the_lease_renewed(
+    engine, registry, versions, monkeypatch
+):
+    monkeypatch.setattr(leasing, "LEASE_S", 0.03)
+    residency = Residency(engine, registry, 1)
+    await visit(residency, versions["a"])
+    assert registry.leased == {"a@2": 0.03}
+    registry.leased.clear()
+    await asyncio.sleep(0.05)
+    assert registry.leased == {"a@2": 0.03}
+    await visit(residency, versions["c"])
+    await asyncio.sleep(0)
+    assert set(registry.leased) == {"c@2"}
+
+
+async def test_a_version_that_could_not_be_loaded_is_not_leased(engine, registry, versions):
+    residency = Residency(engine, registry, 2)
+    engine.bad.add(versions["a"].engine_name)
+    with pytest.raises(InvalidAdapter):
+        await visit(residency, versions["a"])
+    await asyncio.sleep(0)
+    assert registry.leased == {}
+
+
+async def test_a_lease_that_cannot_be_renewed_for_once_is_tried_again(
+    engine, registry, versions, monkeypatch
+):
+    monkeypatch.setattr(leasing, "LEASE_S", 0.03)
+    residency = Residency(engine, registry, 1)
+    await visit(residency, versions["a"])
+
+    def fail(*_):
+        raise RegistryError("The store cannot be reached.")
+
+    with monkeypatch.context() as context:
+        context.setattr(registry, "lease", fail)
+        await asyncio.sleep(0.02)
+    registry.leased.clear()
+    await asyncio.sleep(0.03)
+    assert set(registry.leased) == {"a@2"}
