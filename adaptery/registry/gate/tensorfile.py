@@ -5,8 +5,8 @@ tensor's dtype, shape and byte range, then the bytes. The safetensors library ch
 when it loads; here it is checked without loading, and every refusal names the tensor.
 """
 
-import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from adaptery.errors import InvalidAdapter
+from adaptery.registry.gate.text import brief, strict_json
 
 # dtype -> (unsigned integer of the same width, exponent mask): a value whose exponent bits are all
 # set is NaN or infinite, in each of the three formats.
@@ -23,7 +24,12 @@ _EXPONENTS = {
     "F16": (np.uint16, 0x7C00),
     "BF16": (np.uint16, 0x7F80),
 }
-_MAX_HEADER = 16 * 2**20
+_MAX_HEADER = 12 * 2**20  # 70,000 tensors: every expert of the largest mixtures
+_MAX_DIMENSIONS = 8
+_CHUNK = 16 * 2**20  # bytes read at once
+# What modules and parameters are called. No tensor's name ever becomes a path; all the same none
+# can climb out of a directory or write to a terminal.
+TENSOR_NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,73 +43,67 @@ class TensorInfo:
     end: int
 
 
-def strict_json(data: bytes, what: str) -> Any:
-    """The value of a UTF-8 JSON text in which no key comes twice and no number is NaN or infinite.
-
-    Raises:
-        InvalidAdapter: it is not such a text; the message begins with `what`.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in found:
-                raise ValueError(f"the key {key!r} comes twice")
-            found[key] = value
-        return found
-
-    def finite(text: str) -> float:
-        raise ValueError(f"{text} is not a finite number")
-
-    try:
-        return json.loads(data.decode(), object_pairs_hook=unique, parse_constant=finite)
-    except (ValueError, RecursionError) as error:
-        raise InvalidAdapter(f"{what} is not valid JSON: {error}.") from error
-
-
 def read_header(path: Path) -> list[TensorInfo]:
     """The tensors that the file at `path` holds, in the order of their bytes.
 
     Raises:
-        InvalidAdapter: the header is too long, not JSON, names a tensor twice, or has a tensor
-            whose dtype is not F32, F16 or BF16, whose bytes do not fit its shape, overlap
-            another's or leave a gap.
+        InvalidAdapter: the header is too long, not JSON, names a tensor twice or by a name that no
+            parameter has, or has a tensor whose dtype is not F32, F16 or BF16, whose bytes do not
+            fit its shape, overlap another's or leave a gap.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
         if not 2 <= length <= min(_MAX_HEADER, size - 8):
             raise InvalidAdapter(
-                f"{path.name} is not a safetensors file: its header claims {length} bytes, of a "
-                f"file of {size}; at most {_MAX_HEADER} are read."
+                f"{path.name} is not a safetensors file{_pickle(start)}: its header claims "
+                f"{length} bytes, of a file of {size}; at most {_MAX_HEADER} are read."
             )
-        header = strict_json(file.read(length), f"The header of {path.name}")
-    if not isinstance(header, dict):
+        data = file.read(length)
+    header = strict_json(data, f"The header of {path.name}")
+    if not data.startswith(b"{"):
         raise InvalidAdapter(f"The header of {path.name} is not a JSON object.")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise InvalidAdapter(f"{path.name}: the header's __metadata__ does not map names to texts.")
-    tensors = [_tensor(path.name, name, entry, 8 + length) for name, entry in header.items()]
+    tensors = [_tensor(path.name, name, entry, 8 + length, size) for name, entry in header.items()]
     tensors.sort(key=lambda tensor: (tensor.start, tensor.end))
     _check_layout(path.name, tensors, 8 + length, size)
     return tensors
 
 
-def _tensor(file: str, name: str, entry: Any, origin: int) -> TensorInfo:
+def _pickle(start: bytes) -> str:
+    """What the file seems to be instead, by its first bytes."""
+    if start.startswith((b"PK\x03\x04", b"\x80")):
+        return ", but a pickle by its first bytes, which is never opened"
+    return ""
+
+
+def _tensor(file: str, name: str, entry: Any, origin: int, size: int) -> TensorInfo:
     """The header's `entry` for one tensor, whose offsets count from `origin`."""
+    if not TENSOR_NAME.fullmatch(name):
+        raise InvalidAdapter(f"{file}: {brief(name)} is a name that no module's tensor has.")
     match entry:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]}:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, end], **others}:
             pass
         case _:
             raise InvalidAdapter(f"{file}: the header's entry for {name!r} is malformed.")
+    if others or type(start) is not int or type(end) is not int:
+        raise InvalidAdapter(f"{file}: the header's entry for {name!r} is malformed.")
     if dtype not in _EXPONENTS:
-        raise InvalidAdapter(f"{file}: {name!r} is {dtype}; use one of {', '.join(_EXPONENTS)}.")
-    if not all(type(length) is int and length >= 0 for length in shape):
-        raise InvalidAdapter(f"{file}: {name!r} has the impossible shape {shape}.")
+        raise InvalidAdapter(
+            f"{file}: {name!r} is {brief(dtype, quote=False)}; use one of {', '.join(_EXPONENTS)}."
+        )
+    possible = len(shape) <= _MAX_DIMENSIONS and all(
+        type(length) is int and 0 <= length <= size for length in shape
+    )
+    if not possible:
+        raise InvalidAdapter(f"{file}: {name!r} has the impossible shape {brief(shape)}.")
     needed = math.prod(shape) * np.dtype(_EXPONENTS[dtype][0]).itemsize
     if start < 0 or end - start != needed:
         raise InvalidAdapter(
-            f"{file}: {name!r} is given the bytes {start} to {end}, "
+            f"{file}: {name!r} is given the bytes {brief(start)} to {brief(end)}, "
             f"but {dtype} {shape} needs {needed}."
         )
     return TensorInfo(name, dtype, tuple(shape), origin + start, origin + end)
@@ -127,10 +127,13 @@ def check_finite(path: Path, tensors: Sequence[TensorInfo]) -> None:
     Raises:
         InvalidAdapter: one of them is NaN or infinite.
     """
-    data = np.memmap(path, dtype=np.uint8, mode="r")
-    for tensor in tensors:
-        kind, mask = _EXPONENTS[tensor.dtype]
-        # Tensors need not start at a multiple of their width; a view of bytes would insist on it.
-        bits = np.frombuffer(data[tensor.start : tensor.end].tobytes(), dtype=kind)
-        if bool(np.any((bits & mask) == mask)):
-            raise InvalidAdapter(f"{path.name}: {tensor.name!r} holds a NaN or an infinity.")
+    with path.open("rb") as file:
+        for tensor in tensors:
+            kind, mask = _EXPONENTS[tensor.dtype]
+            file.seek(tensor.start)
+            for at in range(tensor.start, tensor.end, _CHUNK):
+                bits = np.frombuffer(file.read(min(_CHUNK, tensor.end - at)), dtype=kind)
+                if bool(np.any((bits & mask) == mask)):
+                    raise InvalidAdapter(
+                        f"{path.name}: {tensor.name!r} holds a NaN or an infinity."
+                    )

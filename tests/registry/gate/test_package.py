@@ -127,17 +127,17 @@ def test_a_changed_byte_is_refused_or_harmless_but_never_a_crash(valid, position
 )
 def test_a_nan_or_an_infinity_is_refused(valid, dtype, bits):
     width = 4 if dtype == "F32" else 2
-    values = np.zeros(16, dtype=f"<u{width}")
-    values[9] = bits
-    half = 8 * width
+    values = np.zeros(32, dtype=f"<u{width}")
+    values[17] = bits
+    half = 16 * width
     header = {
-        f"{Q}.lora_A.weight": entry(0, half, dtype, (4, 2)),
-        f"{Q}.lora_B.weight": entry(half, 2 * half, dtype, (2, 4)),
+        f"{Q}.lora_A.weight": entry(0, half, dtype, (4, 4)),
+        f"{Q}.lora_B.weight": entry(half, 2 * half, dtype, (4, 4)),
     }
     write_raw(valid, header, values.tobytes())
     with pytest.raises(InvalidAdapter, match=r"lora_B.weight' holds a NaN or an infinity"):
         check(valid)
-    values[9] = 0
+    values[17] = 0
     write_raw(valid, header, values.tobytes())
     check(valid)
 
