@@ -95,10 +95,13 @@ class HubClient:
                 raise CorruptFile(f"{repo} has no {path} in commit {commit}.") from error
         return Path(fetched)
 
-    def create(self, repo: str) -> None:
-        """Make the repository if there is none, as visible as its owner makes them by default."""
+    def create(self, repo: str, *, private: bool) -> None:
+        """Make the repository if there is none, as visible as its owner makes them by default.
+
+        With `private`, only its owner sees it.
+        """
         with self._sentences(f"Creating {repo}"):
-            self._api.create_repo(repo, exist_ok=True)
+            self._api.create_repo(repo, private=private or None, exist_ok=True)
 
     def commit(
         self,

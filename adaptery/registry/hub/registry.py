@@ -65,16 +65,29 @@ class HubRegistry(LineRegistry):
     """An organisation's or a user's adapters on the Hub, and a verified cache of them here."""
 
     def __init__(
-        self, org: str, client: HubClient, cache: Path, hooks: LifecycleHooks | None = None
+        self,
+        org: str,
+        client: HubClient,
+        cache: Path,
+        hooks: LifecycleHooks | None = None,
+        *,
+        private: bool = False,
     ) -> None:
         super().__init__(f"hf://{org}", hooks)
         self._org = org
+        self._private = private
         self._client = client
         self._blobs = BlobStore(cache)
 
     @classmethod
-    def open(cls, url: str, hooks: LifecycleHooks | None = None) -> Self:
+    def open(
+        cls, url: str, hooks: LifecycleHooks | None = None, *, private: bool = False
+    ) -> Self:
         """Open `hf://ORG` on the Hub at $HF_ENDPOINT, caching under $ADAPTERS_CACHE.
+
+        Args:
+            private: what is published here must be private: repositories are made so, and one
+                that everybody can read is refused.
 
         Raises:
             InvalidName: `url` is not of this form.
@@ -82,7 +95,7 @@ class HubRegistry(LineRegistry):
         match = re.fullmatch(r"hf://([A-Za-z0-9][A-Za-z0-9._-]*)", url)
         if not match:
             raise InvalidName(f"{url!r} is not a registry on the Hub: write hf://ORG.")
-        return cls(match[1], HubClient(), cache_directory() / "hub", hooks)
+        return cls(match[1], HubClient(), cache_directory() / "hub", hooks, private=private)
 
     def lease(self, version: Version, holder: str, seconds: float) -> None:
         self._blobs.leases.take(version.digest, holder, seconds)
@@ -172,7 +185,7 @@ class HubRegistry(LineRegistry):
         self, name: str, decide: Decide, package: AdapterPackage | None = None
     ) -> Event | None:
         if package is not None:
-            self._client.create(self._repo(name))
+            self._client.create(self._repo(name), private=self._private)
         event = self._settle(name, decide, package)
         if package is not None:
             self._ensure_tag(name, package.manifest.digest)
