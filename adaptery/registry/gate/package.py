@@ -35,7 +35,7 @@ def check_package(package: AdapterPackage) -> None:
     check_manifest(package.manifest)
     files = package.manifest.files
     names = [file.path for file in files]
-    _check_names(names)
+    check_names(names)
     try:
         for file in files:
             _check_size(package.directory / file.path, file.size)
@@ -61,7 +61,7 @@ def build_files(directory: Path) -> tuple[FileEntry, ...]:
         InvalidAdapter: one that every adapter needs is missing, or one is no plain file.
     """
     names = [name for name in sorted(ALLOWED_FILES) if (directory / name).exists()]
-    _check_names(names)
+    check_names(names)
     for name in names:
         if not is_plain_file(directory / name):
             raise InvalidAdapter(
@@ -98,7 +98,8 @@ def _check_digest(path: Path, digest: str) -> None:
         raise CorruptFile(mismatch(path, digest, actual))
 
 
-def _check_names(names: Sequence[str]) -> None:
+def check_names(names: Sequence[str]) -> None:
+    """Raises `InvalidAdapter` unless `names` are files that an adapter may have, all it needs."""
     strange = set(names) - ALLOWED_FILES.keys()
     if strange:
         raise InvalidAdapter(
