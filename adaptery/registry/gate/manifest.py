@@ -8,7 +8,7 @@ from adaptery.errors import InvalidAdapter
 from adaptery.registry.gate.text import brief, strict_json
 from adaptery.types import Manifest
 
-_MAX_MANIFEST = 4 * 2**20  # bytes
+MAX_MANIFEST = 4 * 2**20  # bytes
 _MAX_LINE = 1024  # characters
 
 
@@ -18,9 +18,9 @@ def read_manifest(data: bytes, what: str) -> Manifest:
     Raises:
         InvalidAdapter: it is none, or says what no manifest may say.
     """
-    if len(data) > _MAX_MANIFEST:
+    if len(data) > MAX_MANIFEST:
         raise InvalidAdapter(
-            f"{what} has {len(data)} bytes; a manifest has at most {_MAX_MANIFEST}."
+            f"{what} has {len(data)} bytes; a manifest has at most {MAX_MANIFEST}."
         )
     try:
         manifest = Manifest.model_validate(strict_json(data, what))
@@ -60,5 +60,5 @@ def _check_keepable(manifest: Manifest) -> None:
         strict_json(json.dumps(manifest.config).encode(), "The manifest's config")
     except (ValueError, RecursionError) as error:
         raise InvalidAdapter(f"The manifest cannot be written as JSON: {error}.") from error
-    if size > _MAX_MANIFEST:
-        raise InvalidAdapter(f"The manifest has {size} bytes; at most {_MAX_MANIFEST} are kept.")
+    if size > MAX_MANIFEST:
+        raise InvalidAdapter(f"The manifest has {size} bytes; at most {MAX_MANIFEST} are kept.")
