@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+from adaptery.registry.listing import Listed, Query
 from adaptery.registry.reports import Finding, Leftovers
 from adaptery.types import (
     LIVE,
@@ -84,6 +85,14 @@ class Registry(ABC):
     @abstractmethod
     def versions(self, name: str | None = None) -> Sequence[Version]:
         """All versions, of one adapter or of all, in order of name and number."""
+
+    @abstractmethod
+    def newest(self, query: Query | None = None) -> Sequence[Listed]:
+        """A row per adapter: its newest version that fits the query, on the query's page.
+
+        Raises:
+            UnknownName: none of these versions has the metric to sort by.
+        """
 
     @abstractmethod
     def aliases(self, name: str | None = None) -> Sequence[Alias]:

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 from adaptery.errors import (
     Conflict,
@@ -17,6 +18,7 @@ from adaptery.registry.base import Registry
 from adaptery.registry.files.digests import mismatch
 from adaptery.registry.gate.package import check_package
 from adaptery.registry.line import Line
+from adaptery.registry.listing import Listed, Query, listed, page
 from adaptery.registry.reports import Finding
 from adaptery.registry.steps import Decide
 from adaptery.types import (
@@ -118,6 +120,12 @@ class LineRegistry(Registry):
     def resolve(self, ref: AdapterRef) -> Version:
         line = self._known(ref.name)
         return self._version(line, line.find(ref))
+
+    def newest(self, query: Query | None = None) -> Sequence[Listed]:
+        query = query or Query()
+        lines = (self._line(name) for name in sorted(self._names()))
+        rows = (listed(line, query, partial(self._version, line)) for line in lines)
+        return page((row for row in rows if row is not None), query)
 
     def history(self, name: str) -> Sequence[Event]:
         return self._known(name).events

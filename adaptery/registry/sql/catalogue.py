@@ -9,7 +9,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from adaptery.errors import Conflict
 from adaptery.registry.line import Line, chained
+from adaptery.registry.listing import Listed, Query
 from adaptery.registry.reports import Finding
+from adaptery.registry.sql import listing
 from adaptery.registry.sql.checks import check_adapter, check_database
 from adaptery.registry.sql.checks import names as checked_names
 from adaptery.registry.sql.database import Database
@@ -92,6 +94,11 @@ class Catalogue:
         chosen = _VERSIONS if name is None else _VERSIONS.where(versions.c.adapter == name)
         with self._database.read() as connection:
             return [to_version(row) for row in connection.execute(chosen)]
+
+    def newest(self, query: Query) -> list[Listed]:
+        """A row per adapter on the query's page. Raises `UnknownName` for an unknown metric."""
+        with self._database.snapshot() as connection:
+            return listing.newest(connection, query)
 
     def aliases(self, name: str | None) -> list[Alias]:
         """All aliases, of one adapter or of all, in order of adapter and name."""

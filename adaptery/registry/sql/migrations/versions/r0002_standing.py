@@ -39,6 +39,11 @@ def upgrade() -> None:
         permit(table, "UPDATE")
     _extend_versions()
     _extend_events()
+    op.create_index(
+        "versions_to_list",
+        "versions",
+        ["adapter", "number", "method", "base_id", "base_digest", "created_at"],
+    )
     for table in ("versions", "events"):
         forbid(table, "UPDATE")
 
