@@ -7,10 +7,12 @@ stands beside `types`, below all three. Nothing heavy is imported before a funct
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from adaptery.errors import BaseMismatch, BaseNotFound
 from adaptery.types import BaseIdentity, Manifest, canonical_json
@@ -22,6 +24,14 @@ if TYPE_CHECKING:
 INCIDENTAL = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
 SAMPLE = 4096  # bytes read of each end of each tensor for the digest
 FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
+
+
+@dataclass(frozen=True, slots=True)
+class BaseTensor:
+    """What a base's file says of one tensor: `dtype` as safetensors names it, such as BF16."""
+
+    dtype: str
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,20 @@ class LocalBase:
     def config(self) -> dict[str, Any]:
         """What `config.json` says."""
         return read_config(self.directory)
+
+    @cached_property
+    def tensors(self) -> dict[str, BaseTensor]:
+        """Every tensor of the base by name, from the headers of its files.
+
+        Raises:
+            BaseNotFound: a file cannot be read.
+        """
+        found: dict[str, BaseTensor] = {}
+        for shard in sorted(self.directory.glob("*.safetensors")):
+            with readable(shard), shard.open("rb") as file:
+                for name, entry in read_entries(file)[1].items():
+                    found[name] = BaseTensor(str(entry["dtype"]), tuple(entry["shape"]))
+        return found
 
     @property
     def tokenizer_digest(self) -> str:
@@ -181,22 +205,35 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 def tensor_fingerprints(shard: Path) -> dict[str, list[Any]]:
     """Tensor name → [dtype, shape, SHA-256 of its first and last bytes] of one safetensors file."""
+    prints = {}
+    with readable(shard), shard.open("rb") as file:
+        origin, entries = read_entries(file)
+        size = os.fstat(file.fileno()).st_size
+        for name, entry in entries.items():
+            begin, end = (origin + offset for offset in entry["data_offsets"])
+            if end > size:
+                raise ValueError(f"{name} ends at byte {end} of {size}")
+            file.seek(begin)
+            sample = file.read(min(SAMPLE, end - begin))
+            file.seek(max(begin, end - SAMPLE))
+            sample += file.read(min(SAMPLE, end - begin))
+            prints[name] = [entry["dtype"], entry["shape"], hashlib.sha256(sample).hexdigest()]
+    return prints
+
+
+def read_entries(file: BinaryIO) -> tuple[int, dict[str, Any]]:
+    """Where the bytes of a safetensors file's tensors begin, and its header's entry for each."""
+    size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(length if length < size else 0))
+    header.pop("__metadata__", None)
+    return 8 + length, header
+
+
+@contextmanager
+def readable(shard: Path) -> Iterator[None]:
+    """Turn what goes wrong in reading a safetensors file into `BaseNotFound`."""
     try:
-        with shard.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length if length < size else 0))
-            header.pop("__metadata__", None)
-            prints = {}
-            for name, entry in header.items():
-                begin, end = (8 + length + offset for offset in entry["data_offsets"])
-                if end > size:
-                    raise ValueError(f"{name} ends at byte {end} of {size}")
-                file.seek(begin)
-                sample = file.read(min(SAMPLE, end - begin))
-                file.seek(max(begin, end - SAMPLE))
-                sample += file.read(min(SAMPLE, end - begin))
-                prints[name] = [entry["dtype"], entry["shape"], hashlib.sha256(sample).hexdigest()]
+        yield
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise BaseNotFound(f"{shard} is not a readable safetensors file ({error}).") from error
-    return prints
