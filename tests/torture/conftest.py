@@ -45,12 +45,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{table:<10} {'all':<40} {count:,} {name}")
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(False, id="short"),
-        pytest.param(True, id="all", marks=pytest.mark.torture),
-    ]
-)
+_ALL = pytest.param(True, id="all", marks=pytest.mark.torture)
+
+
+@pytest.fixture(params=[pytest.param(False, id="short"), _ALL])
 def exhaustive(request: pytest.FixtureRequest) -> bool:
     """Whether to try every point there is (`make torture`) or a few of them (`make test`)."""
     return bool(request.param)

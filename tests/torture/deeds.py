@@ -54,6 +54,8 @@ def command(act: Callable[[Path], object]) -> Callable[[Path], int]:
             act(arena)
         except AdapteryError as error:
             return fail(error, error.exit_code)
+        except OSError as error:
+            return fail(f"The operating system refused: {error}.", 1)
         print(DONE, flush=True)
         return 0
 

@@ -21,44 +21,15 @@ from typing import Self
 ROOT = Path(__file__).parents[2]
 
 # Calls after which a file, a directory, a lock or a peer differs from before.
-CHANGES = frozenset(
-    [
-        "write",
-        "pwrite64",
-        "writev",
-        "pwritev",
-        "pwritev2",
-        "ftruncate",
-        "truncate",
-        "fallocate",
-        "fsync",
-        "fdatasync",
-        "sync_file_range",
-        "rename",
-        "renameat",
-        "renameat2",
-        "link",
-        "linkat",
-        "symlink",
-        "symlinkat",
-        "unlink",
-        "unlinkat",
-        "mkdir",
-        "mkdirat",
-        "rmdir",
-        "chmod",
-        "fchmod",
-        "fchmodat",
-        "utimensat",
-        "copy_file_range",
-        "sendfile",
-        "sendto",
-        "sendmsg",
-        "connect",
-        "openat",
-        "fcntl",
-    ]
-)
+# fmt: off
+CHANGES = frozenset([
+    "write", "pwrite64", "writev", "pwritev", "pwritev2", "ftruncate", "truncate", "fallocate",
+    "fsync", "fdatasync", "sync_file_range", "rename", "renameat", "renameat2", "link", "linkat",
+    "symlink", "symlinkat", "unlink", "unlinkat", "mkdir", "mkdirat", "rmdir", "chmod", "fchmod",
+    "fchmodat", "utimensat", "copy_file_range", "sendfile", "sendto", "sendmsg", "connect",
+    "openat", "fcntl",
+])
+# fmt: on
 _CALL = re.compile(r"(?m)^(?P<thread>\d+) +(?P<name>\w+)\((?P<arguments>.*)")
 _ONLY_READING = {"openat": ("O_CREAT", "O_TRUNC"), "fcntl": ("F_SETLK",)}
 

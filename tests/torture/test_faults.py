@@ -1,0 +1,69 @@
+"""A full disk, a failing disk, no file descriptor left: said in a sentence, and nothing changed."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.torture.arena import Arena
+from tests.torture.deeds import DEEDS, DONE
+from tests.torture.tracing import Call, Outcome
+
+SHORT = 8  # points of each deed and fault in `make test`; `make torture` tries all
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What the kernel can answer, to which calls, and what must be read in the message then."""
+
+    error: str
+    names: frozenset[str]
+    says: str
+
+
+WRITING = frozenset(
+    ["write", "pwrite64", "ftruncate", "fallocate", "fsync", "fdatasync", "mkdir", "rename", "link"]
+)
+READING = frozenset(["read", "pread64", "getdents64", "newfstatat", "fstat", "statx"])
+TIDYING = frozenset(["unlink", "unlinkat", "rmdir", "fchmod"])
+FAULTS = [
+    Fault("ENOSPC", WRITING | {"openat"}, "No space left on device|disk is full|disk I/O error"),
+    Fault("EIO", WRITING | READING | TIDYING | {"openat"}, "Input/output error|disk I/O error"),
+    Fault("EMFILE", frozenset(["openat"]), "Too many open files|unable to open database file"),
+]
+
+
+@pytest.mark.parametrize("for_good", [False, True], ids=["once", "from then on"])
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.error)
+@pytest.mark.parametrize("deed", DEEDS)
+def test_a_fault_at_any_call_changes_nothing_and_is_said(
+    deed, fault, for_good, template, tmp_path, report, exhaustive
+):
+    arena = Arena(deed, template, tmp_path)
+    points = list(calls_that_can_fail(arena, fault))
+    tried = points if exhaustive else points[:: max(1, len(points) // SHORT)]
+    for point in tried:
+        outcome = template.fail(deed, arena.fresh(), point, fault.error, for_good=for_good)
+        found = arena.assert_whole(outcome)
+        if outcome.status == 0:
+            assert found == arena.new, f"{point}: {outcome}"
+        else:
+            assert found == arena.old, f"{point}: {outcome}"
+            assert_said(outcome, fault, point)
+        arena.assert_repeatable(found)
+    report("faults", f"{deed}, {fault.error}", points=len(tried))
+
+
+def calls_that_can_fail(arena: Arena, fault: Fault) -> Iterator[Call]:
+    """Those about the arena's files; for a full disk, only those that want space."""
+    for call in arena.calls(*fault.names):
+        if call.touches(arena.path) and (fault.error != "ENOSPC" or call.changes):
+            yield call
+
+
+def assert_said(outcome: Outcome, fault: Fault, point: Call) -> None:
+    """One sentence that names what happened, and the exit code of a registry that could not."""
+    assert outcome.status == 1, f"{point}: {outcome}"
+    assert DONE not in outcome.stdout
+    assert re.fullmatch(rf"error: .*({fault.says}).*\.\n", outcome.stderr), f"{point}: {outcome}"
