@@ -3,12 +3,14 @@
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from adaptery.errors import InvalidAdapter
 from adaptery.registry.gate.config import CONFIG, MODULE_NAME, LoraDeclaration
 from adaptery.registry.gate.patterns import ways
 from adaptery.registry.gate.tensorfile import TensorInfo
 
+Figure = TypeVar("Figure", int, float)
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 _PAIRED = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?:\.weight)?")
@@ -81,16 +83,27 @@ def pair_up(tensors: Sequence[TensorInfo]) -> tuple[list[Pair], list[TensorInfo]
 
 
 def ranks(declared: LoraDeclaration, modules: Collection[str]) -> dict[str, int]:
-    """The rank declared for each module, matched as PEFT matches: a whole name or its end.
+    """The rank declared for each module. Raises `InvalidAdapter`, as `_by_pattern`."""
+    return _by_pattern("rank_pattern", declared.rank_pattern or {}, declared.r, modules)
 
-    A key of `rank_pattern` that is a plain name means that name; its dots match only dots.
+
+def alphas(declared: LoraDeclaration, modules: Collection[str]) -> dict[str, float]:
+    """The alpha declared for each module. Raises `InvalidAdapter`, as `_by_pattern`."""
+    return _by_pattern("alpha_pattern", declared.alpha_pattern or {}, declared.lora_alpha, modules)
+
+
+def _by_pattern(
+    field: str, patterns: Mapping[str, Figure], default: Figure, modules: Collection[str]
+) -> dict[str, Figure]:
+    """The value for each module, matched as PEFT matches: a whole name or its end.
+
+    A key that is a plain name means that name; its dots match only dots.
 
     Raises:
         InvalidAdapter: there are more, or more complicated, patterns than can be matched at once.
     """
-    patterns = declared.rank_pattern or {}
     plain = {key: place for place, key in enumerate(patterns) if MODULE_NAME.fullmatch(key)}
-    _check_cost([key for key in patterns if key not in plain], len(plain), modules)
+    _check_cost(field, [key for key in patterns if key not in plain], len(plain), modules)
     # Python's `re` keeps few compiled patterns; an adapter may have one for each module.
     compiled = [
         (place, re.compile(rf"(.*\.)?({key})"))
@@ -102,7 +115,7 @@ def ranks(declared: LoraDeclaration, modules: Collection[str]) -> dict[str, int]
     for module in modules:
         places = [plain[end] for end in _ends(module) if end in plain]
         places += [place for place, pattern in compiled if pattern.fullmatch(module)]
-        found[module] = values[min(places)] if places else declared.r
+        found[module] = values[min(places)] if places else default
     return found
 
 
@@ -114,12 +127,12 @@ def _ends(module: str) -> Iterator[str]:
         yield module
 
 
-def _check_cost(patterns: Sequence[str], plain: int, modules: Collection[str]) -> None:
+def _check_cost(field: str, patterns: Sequence[str], plain: int, modules: Collection[str]) -> None:
     longest = max(len(module) for module in modules)
-    total = plain + sum(ways(key, longest, f"{CONFIG}: rank_pattern") for key in patterns)
+    total = plain + sum(ways(key, longest, f"{CONFIG}: {field}") for key in patterns)
     if total * len(modules) > _MAX_WAYS:
         raise InvalidAdapter(
-            f"{CONFIG}: the rank_pattern can match {len(modules)} modules in "
+            f"{CONFIG}: the {field} can match {len(modules)} modules in "
             f"{total * len(modules)} ways; at most {_MAX_WAYS} are tried. List modules by name."
         )
 
