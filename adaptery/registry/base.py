@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from adaptery.registry.listing import Listed, Query
 from adaptery.registry.reports import Finding, Leftovers
@@ -17,6 +17,10 @@ from adaptery.types import (
     Standing,
     Version,
 )
+
+if TYPE_CHECKING:
+    from adaptery.registry.difference import Difference
+    from adaptery.registry.histories import Copied, Progress, Synced
 
 
 class Registry(ABC):
@@ -209,3 +213,67 @@ class Registry(ABC):
 
         With `dry_run`, only say what would go.
         """
+
+    # What every backend does alike: comparing, carrying versions and histories, and signing them.
+
+    def diff(self, before: AdapterRef, after: AdapterRef) -> "Difference":
+        """How two versions differ, down to each module's weight; see `difference.diff`."""
+        from adaptery.registry.difference import diff
+
+        return diff(self, before, after)
+
+    def bundle(self, ref: AdapterRef, file: Path, *, force: bool = False) -> Version:
+        """Write a version to one file; see `bundle.bundle`."""
+        from adaptery.registry.bundle import bundle
+
+        return bundle(self, ref, file, force=force)
+
+    def unbundle(self, file: Path, name: str | None = None) -> Version:
+        """Publish the version in a file under its own number; see `bundle.unbundle`."""
+        from adaptery.registry.bundle import unbundle
+
+        return unbundle(self, file, name)
+
+    def publish_to(
+        self,
+        target: "Registry",
+        ref: AdapterRef,
+        name: str | None = None,
+        *,
+        alias: str | None = None,
+        reason: str = "",
+    ) -> Version:
+        """Publish a version in another registry, unchanged; see `transfer.publish_version`."""
+        from adaptery.registry.transfer import publish_version
+
+        return publish_version(self, ref, target, name, alias=alias, reason=reason)
+
+    def pull(self, source: "Registry", ref: AdapterRef, name: str | None = None) -> Version:
+        """Publish here what `ref` means in `source`, unchanged; see `transfer.copy_version`."""
+        from adaptery.registry.transfer import copy_version
+
+        return copy_version(source, ref, self, name)
+
+    def copy_to(self, target: "Registry", on_progress: "Progress | None" = None) -> "Copied":
+        """Copy every history to `target`, verbatim; see `histories.copy_registry`."""
+        from adaptery.registry.histories import copy_registry
+
+        return copy_registry(self, target, on_progress)
+
+    def sync(self, remote: "Registry", name: str) -> "Synced":
+        """Give each side the versions that only the other has; see `histories.sync`."""
+        from adaptery.registry.histories import sync
+
+        return sync(self, remote, name)
+
+    def sign(self, ref: AdapterRef, key: Path, password: str | None = None) -> Event:
+        """Sign a version's manifest and files; see `signing.sign`."""
+        from adaptery.registry.signing import sign
+
+        return sign(self, ref, key, password)
+
+    def verify_signature(self, ref: AdapterRef, public_key: Path) -> Event:
+        """The event that signed a version with this key; see `signing.verify_signature`."""
+        from adaptery.registry.signing import verify_signature
+
+        return verify_signature(self, ref, public_key)

@@ -23,6 +23,8 @@ from adaptery.types import LIVE, Event, EventKind, check_tags, check_text
 # None if there is nothing to do.
 Decide = Callable[[Line], Event | None]
 
+_MAX_SIGNATURE = 65536  # characters
+
 
 def publication(
     line: Line, digest: str, number: int | None, reason: str, objections: Sequence[str]
@@ -133,7 +135,15 @@ def noting(line: Line, number: int, text: str) -> Event:
 
 
 def signing(line: Line, number: int, signature: str) -> Event:
-    """The event that keeps a signature of the version's files and manifest."""
+    """The event that keeps a signature of the version's files and manifest.
+
+    Raises:
+        UsageError: it is empty, or longer than any signature is.
+    """
+    if not 1 <= len(signature) <= _MAX_SIGNATURE:
+        raise UsageError(
+            f"A signature of {len(signature)} characters is none; it has 1 to {_MAX_SIGNATURE}."
+        )
     return next_event(line, EventKind.SIGNED, number, "", data={"signature": signature})
 
 
