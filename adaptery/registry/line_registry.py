@@ -184,8 +184,8 @@ class LineRegistry(Registry):
         return [found for line, number in chosen for found in self._verify(line, number)]
 
     def fsck(self, *, repair: bool = False) -> Sequence[Finding]:
-        self._forget()
         try:
+            self._forget()
             return [*self._examine(repair), *self._verify_all(repair)]
         except RegistryError as error:
             return [Finding(self.url, str(error))]
