@@ -1,6 +1,8 @@
 """What every test runs in: few threads, no setting of the developer's own, no Hub."""
 
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch or the Hub's client is imported, here or in a subprocess. Matrices are tiny and the
@@ -12,6 +14,9 @@ os.environ |= {
 }
 
 import pytest
+
+from tests.peers.postgres import PostgresPeer
+from tests.peers.s3 import S3Peer
 
 
 @pytest.fixture(autouse=True)
@@ -27,3 +32,38 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.models import write_tiny_base
 
     return write_tiny_base(tmp_path_factory.mktemp("bases") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def postgres_peer() -> Iterator[PostgresPeer]:
+    with PostgresPeer() as peer:
+        yield peer
+
+
+@pytest.fixture(scope="session")
+def s3_peer() -> Iterator[S3Peer]:
+    with S3Peer() as peer:
+        yield peer
+
+
+@pytest.fixture
+def postgres(postgres_peer: PostgresPeer) -> str:
+    """The address of an empty PostgreSQL database of this test's own."""
+    return postgres_peer.create(f"test_{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def bucket(s3_peer: S3Peer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of an empty S3 bucket of this test's own, which libraries find."""
+    for name, value in s3_peer.environment.items():
+        monkeypatch.setenv(name, value)
+    name = f"test-{uuid.uuid4().hex}"
+    s3_peer.client().create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture
+def team_url(postgres: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an empty team registry of this test's own, and a cache of it."""
+    monkeypatch.setenv("ADAPTERS_CACHE", str(tmp_path / "cache"))
+    return f"{postgres}?blobs=s3://{bucket}/adapters"

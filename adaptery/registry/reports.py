@@ -1,4 +1,4 @@
-"""What a registry says of its own health."""
+"""What a registry says of itself: what it holds, and how healthy it is."""
 
 from dataclasses import dataclass
 
@@ -39,3 +39,21 @@ class Leftovers:
             self.leased + other.leased,
             self.bytes + other.bytes,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryInfo:
+    """What a registry is and holds. `url` shows no password; `bytes` are those of its blobs.
+
+    `revision` is the catalogue's schema, None where there is no catalogue (yet).
+    """
+
+    url: str
+    backend: str
+    revision: str | None
+    adapters: int = 0
+    versions: int = 0
+    aliases: int = 0
+    events: int = 0
+    blobs: int = 0
+    bytes: int = 0

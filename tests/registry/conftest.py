@@ -1,4 +1,4 @@
-"""A registry of each kind, and a Hub for the second one."""
+"""A registry of each kind, and the servers that it needs."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +9,7 @@ import pytest
 from adaptery.registry.base import Registry
 from adaptery.registry.hub.registry import HubRegistry
 from adaptery.registry.local import LocalRegistry
+from adaptery.registry.team import TeamRegistry
 from adaptery.types import AdapterPackage, LifecycleHooks
 from tests.adapters import make_adapter
 from tests.hub_peer import HubPeer
@@ -35,11 +36,14 @@ def peer(tmp_path: Path, hub_client: None, monkeypatch: pytest.MonkeyPatch) -> I
         yield peer
 
 
-@pytest.fixture(params=["local", "hub"])
+@pytest.fixture(params=["local", "team", "hub"])
 def open_registry(request: pytest.FixtureRequest, tmp_path: Path) -> OpenRegistry:
     """Opens this test's registry, with the hooks given; opening twice opens the same one."""
     if request.param == "local":
         return lambda hooks: LocalRegistry.open(str(tmp_path / "registry"), hooks)
+    if request.param == "team":
+        url = request.getfixturevalue("team_url")
+        return lambda hooks: TeamRegistry.open(url, hooks)
     request.getfixturevalue("peer")
     return lambda hooks: HubRegistry.open("hf://org", hooks)
 

@@ -20,7 +20,7 @@ from adaptery.errors import CorruptFile, ReferenceNotFound, RegistryError
 from adaptery.registry.gate.package import WEIGHTS
 from adaptery.registry.local import LocalRegistry
 from adaptery.registry.sql import schema
-from adaptery.registry.sql.database import Database
+from adaptery.registry.sql.sqlite import SqliteDatabase
 from adaptery.types import AdapterRef
 from tests.adapters import make_adapter
 
@@ -138,7 +138,7 @@ def test_the_catalogue_itself_refuses_to_rewrite_history(local, adapter, table, 
 
 def test_the_catalogue_is_durable_and_concurrent(local, adapter):
     local.publish("support", adapter(1))
-    database = Database(root(local) / "catalogue.sqlite3")
+    database = SqliteDatabase(root(local) / "catalogue.sqlite3")
     with database.read() as connection:
         pragmas = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
@@ -148,7 +148,8 @@ def test_the_catalogue_is_durable_and_concurrent(local, adapter):
 
 
 def test_the_migrations_make_the_tables_that_the_code_uses(tmp_path):
-    database = Database(tmp_path / "catalogue.sqlite3")
+    database = SqliteDatabase(tmp_path / "catalogue.sqlite3")
+    database.create()
     with database.read() as connection:
         assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
         found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()

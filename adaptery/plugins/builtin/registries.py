@@ -5,11 +5,15 @@ from typing import Any
 from adaptery import hookimpl
 from adaptery.plugins.specs import Spec
 
+TEAM = "a team: catalogue in PostgreSQL, files in object storage"
+
 
 @hookimpl
 def registry_backends() -> list[Spec]:
     return [
         Spec("file", "a folder: SQLite catalogue and content-addressed blobs", directory),
+        Spec("postgresql", TEAM, team),
+        Spec("postgres", TEAM, team),
         Spec("hf", "the Hugging Face Hub: hf://ORG, a repository per adapter", hub),
     ]
 
@@ -24,3 +28,9 @@ def hub() -> Any:
     from adaptery.registry.hub.registry import HubRegistry
 
     return HubRegistry
+
+
+def team() -> Any:
+    from adaptery.registry.team import TeamRegistry
+
+    return TeamRegistry

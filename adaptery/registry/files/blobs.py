@@ -15,10 +15,10 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from adaptery.errors import CorruptFile, RegistryError
+from adaptery.registry.files.base import Blobs, Stored
 from adaptery.registry.files.digests import mismatch, sha256
 from adaptery.registry.files.leases import Leases
 from adaptery.registry.files.sweep import remove, sweep
@@ -28,16 +28,7 @@ from adaptery.types import FileEntry
 _CHUNK = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A blob that is there: its digest, its bytes, and when it was written (s since 1970)."""
-
-    digest: str
-    size: int
-    modified: float
-
-
-class BlobStore:
+class BlobStore(Blobs):
     """A directory of blobs. Nothing in it is ever changed in place."""
 
     def __init__(self, root: Path) -> None:
@@ -53,14 +44,6 @@ class BlobStore:
         return self._root / "blobs" / "sha256" / digest[:2] / digest
 
     def add(self, source: Path, digest: str, what: str | None = None) -> None:
-        """Keep a copy of `source` under `digest`, on disk for good when this returns.
-
-        If the blob is there and intact, `source` is not read; if it is there but damaged, it is
-        replaced. Errors call the source `what`.
-
-        Raises:
-            CorruptFile: the bytes of `source` do not have this SHA-256; nothing is kept.
-        """
         target = self.path(digest)
         with self.sentences():
             if not self.has(digest):
@@ -75,8 +58,16 @@ class BlobStore:
         except FileNotFoundError:
             return False
 
+    def exists(self, digest: str) -> bool:
+        with self.sentences():
+            return self.path(digest).exists()
+
+    def fetch(self, digest: str, directory: Path) -> Path:
+        if not self.exists(digest):
+            raise CorruptFile(f"{self.path(digest)} is gone.")
+        return self.path(digest)
+
     def rehash(self, digest: str) -> str | None:
-        """The SHA-256 that the blob has now, read from disk; None if it is gone."""
         self._hashed.clear()
         with self.sentences():
             try:
@@ -85,26 +76,27 @@ class BlobStore:
                 return None
 
     def stored(self) -> Iterator[Stored]:
-        """Every blob that is there, in order of digests."""
         for path in sorted((self._root / "blobs" / "sha256").glob("??/*")):
             with suppress(FileNotFoundError):  # collected meanwhile
                 status = path.stat()
                 yield Stored(path.name, status.st_size, status.st_mtime)
 
     def remove(self, digest: str) -> None:
-        """Remove a blob; gone already is as well."""
         with self.sentences():
             self.path(digest).unlink(missing_ok=True)
 
-    def set_aside(self, digest: str, checkout: str) -> Path:
-        """Move a damaged blob to `quarantine/`, out of the checkout that shows it too."""
+    def set_aside(self, digest: str) -> str:
         target = self._root / "quarantine" / digest
         with self.sentences():
             target.parent.mkdir(exist_ok=True)
-            remove(self._root / "checkouts" / checkout)
             os.rename(self.path(digest), target)
             fsync(target.parent)
-        return target
+        return str(target)
+
+    def undo_checkout(self, digest: str) -> None:
+        """Remove the directory for the manifest `digest`, which shows a damaged blob."""
+        with self.sentences():
+            remove(self._root / "checkouts" / digest)
 
     def sweep(self, grace: float, *, dry_run: bool) -> Leftovers:
         """Take away what died processes left, and checkouts that nobody used or leased."""

@@ -1,131 +1,107 @@
-"""The SQLite file of a local registry: opening, making and migrating it, and its transactions.
+"""A catalogue's database: its transactions, and how it is made and migrated.
 
-Write-ahead logging with `synchronous=FULL`: what a commit has acknowledged survives a power cut.
-Writers queue for the one write lock (`BEGIN IMMEDIATE`); readers never wait.
+One code path over SQLite (`sqlite.py`) and PostgreSQL (`postgres.py`); they differ in how a
+transaction begins, how it is kept alone, how a backup is made, and what their errors mean.
 """
 
-import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import ClassVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, inspect
+from sqlalchemy import Connection, Engine
 
 from adaptery.errors import RegistryError
-from adaptery.registry.files.blobs import fsync
+from adaptery.registry.sql.revisions import (
+    backup_label,
+    require_head,
+    require_known,
+    revision,
+    upgrade,
+)
 from adaptery.registry.sql.schema import HEAD
 
-_LOCK_TIMEOUT_S = 30
-_MIGRATIONS = Path(__file__).parent / "migrations"
 
+class Database(ABC):
+    """One database. Safe to share between threads. Errors are sentences that call it `name`."""
 
-class Database:
-    """One SQLite file. Safe to share between threads."""
+    backend: ClassVar[str]
 
-    def __init__(self, path: Path) -> None:
-        """Open the file at `path`, and bring it up to date if an older adaptery wrote it.
+    def __init__(self, name: str, engine: Engine) -> None:
+        self.name = name
+        self._engine = engine
 
-        Raises:
-            RegistryError: a newer adaptery wrote it, or it is not a catalogue.
-        """
-        self.path = path
-        self._engine = _engine(path)
-        with self.read() as connection:
-            current = _revision(connection)
-        if current != HEAD:
-            with self.write() as connection:
-                _migrate(connection, path)
-
-    @classmethod
-    def create(cls, path: Path, staging: Path) -> None:
-        """Make an empty catalogue at `path`, whole or not at all. If there is one, it stays.
-
-        `staging` is a directory on the same file system for the unfinished file.
-        """
-        fresh = staging / path.name
-        cls(fresh).close()
-        try:
-            os.link(fresh, path)
-        except FileExistsError:
-            return  # Another process made one at the same time, as whole as ours.
-        fsync(path.parent)
-
-    def close(self) -> None:
-        """Close every connection; SQLite then merges its log into the file."""
-        self._engine.dispose()
-
-    @contextmanager
-    def read(self) -> Iterator[Connection]:
+    @abstractmethod
+    def read(self) -> AbstractContextManager[Connection]:
         """A connection on which every statement sees the newest commit."""
-        with self._translated(), self._engine.connect() as connection:
-            yield connection
 
-    @contextmanager
-    def snapshot(self) -> Iterator[Connection]:
+    @abstractmethod
+    def snapshot(self) -> AbstractContextManager[Connection]:
         """A connection on which all statements see the same commit."""
-        with self._translated(), self._engine.begin() as connection:
-            connection.exec_driver_sql("BEGIN")
-            yield connection
+
+    @abstractmethod
+    def exclusive(self) -> AbstractContextManager[Connection]:
+        """A transaction during which nobody adds a version."""
+
+    @abstractmethod
+    def _begin(self) -> AbstractContextManager[Connection]:
+        """A transaction that writes; committed unless an error leaves it."""
+
+    @abstractmethod
+    def _alone(self) -> AbstractContextManager[Connection]:
+        """A transaction beside which nobody else makes or migrates the catalogue."""
+
+    @abstractmethod
+    def _back_up(self, connection: Connection, label: str) -> str:
+        """Keep a copy of everything, as `connection` sees it. Returns where."""
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """The only write transaction that there is now; committed unless an error leaves it."""
-        with self._translated(), self._engine.begin() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        """A transaction that writes; committed unless an error leaves it.
+
+        Raises:
+            RegistryError: another adaptery has migrated the catalogue since it was opened.
+        """
+        with self._begin() as connection:
+            query = "SELECT version_num FROM alembic_version"
+            require_head(connection.exec_driver_sql(query).scalar(), self.name)
             yield connection
 
-    @contextmanager
-    def exclusive(self) -> Iterator[Connection]:
-        """A transaction during which nobody adds a version."""
-        with self.write() as connection:
-            yield connection
+    def revision(self) -> str | None:
+        """The newest migration that the database has seen, None if it is no catalogue yet."""
+        with self.read() as connection:
+            return revision(connection)
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except exc.DBAPIError as error:
-            raise RegistryError(f"The catalogue {self.path} failed: {error.orig}.") from error
+    def create(self) -> bool:
+        """Make the catalogue's tables. If they are there, they stay. Returns whether it made them.
 
+        However many processes do this at once, one makes them and all find them made.
+        """
+        with self._alone() as connection:
+            if revision(connection) is not None:
+                return False
+            upgrade(connection)
+            return True
 
-def _engine(path: Path) -> Engine:
-    # With isolation_level None the driver begins nothing by itself; its commit and rollback still
-    # end what `snapshot` and `write` begin.
-    engine = create_engine(
-        URL.create("sqlite", database=str(path)),
-        connect_args={"isolation_level": None, "timeout": _LOCK_TIMEOUT_S},
-    )
+    def migrate(self) -> str | None:
+        """Bring the catalogue to our schema. Returns where the backup is; None: nothing to do.
 
-    @event.listens_for(engine, "connect")
-    def configure(connection: Any, _record: Any) -> None:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
+        Raises:
+            RegistryError: there is no catalogue, or a newer adaptery wrote it.
+        """
+        with self._alone() as connection:
+            found = revision(connection)
+            if found == HEAD:
+                return None
+            if found is None:
+                raise RegistryError(
+                    f"{self.name} holds no registry yet. `adapters registry init` makes one."
+                )
+            require_known(found, self.name)
+            place = self._back_up(connection, backup_label(found))
+            upgrade(connection)
+        return place
 
-    return engine
-
-
-def _revision(connection: Connection) -> str | None:
-    """The newest migration that the file has seen, None for an empty file."""
-    if not inspect(connection).has_table("alembic_version"):
-        return None
-    found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-    return None if found is None else str(found)
-
-
-def _migrate(connection: Connection, path: Path) -> None:
-    """Run the migrations that the file has not seen, in the caller's transaction."""
-    from alembic import command
-    from alembic.config import Config
-    from alembic.script import ScriptDirectory
-
-    config = Config(attributes={"connection": connection})
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    current = _revision(connection)
-    if current is not None and current not in known:
-        raise RegistryError(
-            f"The catalogue {path} was written by a newer adaptery (its schema is {current!r}, "
-            f"this one knows {HEAD!r}). Upgrade adaptery to use it."
-        )
-    command.upgrade(config, "head")
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()

@@ -1,0 +1,72 @@
+"""Which schema a catalogue has, and bringing it to ours with Alembic."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, inspect
+
+from adaptery.errors import RegistryError
+from adaptery.registry.sql.schema import HEAD
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def revision(connection: Connection) -> str | None:
+    """The newest migration that the database has seen, None if it is no catalogue yet."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    return None if found is None else str(found)
+
+
+def require_head(found: str | None, catalogue: str) -> None:
+    """Go on only with a catalogue of our own schema.
+
+    Raises:
+        RegistryError: it is an older or a newer one; the message says what to do.
+    """
+    if found == HEAD:
+        return
+    require_known(found, catalogue)
+    raise RegistryError(
+        f"The catalogue {catalogue} was written by an older adaptery (its schema is {found!r}, "
+        f"this one needs {HEAD!r}). Run `adapters registry migrate`, which keeps a backup; "
+        "an older adaptery cannot use it afterwards."
+    )
+
+
+def require_known(found: str | None, catalogue: str) -> None:
+    """Raise `RegistryError` if the catalogue has a schema that we have never heard of."""
+    if found not in _known():
+        raise RegistryError(
+            f"The catalogue {catalogue} was written by a newer adaptery (its schema is {found!r}, "
+            f"this one knows {HEAD!r}). Upgrade adaptery to use it."
+        )
+
+
+def backup_label(found: str) -> str:
+    """What tells a backup of a catalogue with this schema from others: `0001-20261121T071955Z`."""
+    return f"{found}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+
+
+def upgrade(connection: Connection, target: str = "head") -> None:
+    """Run the migrations that the database has not seen, in the caller's transaction."""
+    from alembic import command
+
+    command.upgrade(_config(connection), target)
+
+
+def _known() -> set[str]:
+    from alembic.script import ScriptDirectory
+
+    directory = ScriptDirectory.from_config(_config(None))
+    return {script.revision for script in directory.walk_revisions()}
+
+
+def _config(connection: Connection | None) -> Any:
+    from alembic.config import Config
+
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    return config

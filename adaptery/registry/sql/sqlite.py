@@ -1,0 +1,123 @@
+"""The SQLite file of a local registry.
+
+Write-ahead logging with `synchronous=FULL`: what a commit has acknowledged survives a power cut.
+Writers queue for the one write lock (`BEGIN IMMEDIATE`); readers never wait.
+"""
+
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc
+
+from adaptery.errors import RegistryError
+from adaptery.registry.files.blobs import fsync
+from adaptery.registry.sql.database import Database
+
+_LOCK_TIMEOUT_S = 30
+
+
+class SqliteDatabase(Database):
+    """One SQLite file."""
+
+    backend: ClassVar[str] = "SQLite"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), _engine(path))
+        self._path = path
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        with self._translated(), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        with self._translated(), self._engine.begin() as connection:
+            connection.exec_driver_sql("BEGIN")
+            yield connection
+
+    @contextmanager
+    def exclusive(self) -> Iterator[Connection]:
+        with self.write() as connection:
+            yield connection
+
+    @contextmanager
+    def _begin(self) -> Iterator[Connection]:
+        """The only write transaction that there is now."""
+        with self._translated(), self._engine.begin() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            yield connection
+
+    @contextmanager
+    def _alone(self) -> Iterator[Connection]:
+        with self._begin() as connection:
+            yield connection
+
+    def _back_up(self, connection: Connection, label: str) -> str:
+        """A file in `backups/` beside the catalogue, whole and on disk for good."""
+        directory, staging = self._path.parent / "backups", self._path.parent / "tmp"
+        try:
+            directory.mkdir(exist_ok=True)
+            staging.mkdir(exist_ok=True)
+            kept = directory / f"{self._path.stem}-{label}{self._path.suffix}"
+            with tempfile.TemporaryDirectory(dir=staging) as unfinished:
+                copy = Path(unfinished) / kept.name
+                with (
+                    closing(sqlite3.connect(self._path)) as source,
+                    closing(sqlite3.connect(copy)) as target,
+                ):
+                    source.backup(target)
+                fsync(copy)
+                os.link(copy, kept)
+            fsync(directory)
+            fsync(directory.parent)
+        except (OSError, sqlite3.Error) as error:
+            raise RegistryError(
+                f"No backup of {self.name} could be made, so nothing was migrated: {error}."
+            ) from error
+        return str(kept)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except exc.DBAPIError as error:
+            raise RegistryError(f"The catalogue {self.name} failed: {error.orig}.") from error
+
+
+def create_file(path: Path, staging: Path) -> bool:
+    """Make a catalogue at `path`, whole or not at all. If there is one, it stays.
+
+    `staging` is a directory on the same file system for the unfinished file. Returns whether it
+    was made.
+    """
+    fresh = SqliteDatabase(staging / path.name)
+    fresh.create()
+    fresh.close()  # SQLite then merges its log into the file.
+    try:
+        os.link(staging / path.name, path)
+    except FileExistsError:
+        return False  # Another process made one at the same time, as whole as ours.
+    fsync(path.parent)
+    return True
+
+
+def _engine(path: Path) -> Engine:
+    # With isolation_level None the driver begins nothing by itself; its commit and rollback still
+    # end what `snapshot` and `write` begin.
+    engine = create_engine(
+        URL.create("sqlite", database=str(path)),
+        connect_args={"isolation_level": None, "timeout": _LOCK_TIMEOUT_S},
+    )
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    return engine
