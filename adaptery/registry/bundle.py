@@ -3,7 +3,7 @@
 ::
 
     manifest.json   the version's manifest, byte by byte what its digest is taken from
-    bundle.json     what it was called: name, number, digest
+    bundle.json     what it was called: name, number, digest, and a seal over them
     …               the manifest's files, in its order
 
 A plain tar archive in one exact form (`ustar.py`): the same version is always the same bytes.
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, BinaryIO, Literal
+from typing import Annotated, BinaryIO, Literal, Self
 
 from pydantic import Field, ValidationError
 
@@ -37,6 +37,7 @@ from adaptery.types import (
     Version,
     canonical_json,
     check_name,
+    sha256_of,
 )
 
 MANIFEST, LABEL = "manifest.json", "bundle.json"
@@ -44,12 +45,20 @@ _MAX_LABEL = 4096  # bytes
 
 
 class Label(Value):
-    """`bundle.json`: what the version was called where it comes from."""
+    """`bundle.json`: what the version was called where it comes from.
+
+    `seal` is the digest of the rest: no other digest covers name and number.
+    """
 
     schema_version: Literal[1] = 1
     name: str
     number: Annotated[int, Field(ge=1, lt=10**9)]
     digest: Sha256
+    seal: Sha256
+
+    @classmethod
+    def of(cls, name: str, number: int, digest: str) -> Self:
+        return cls(name=name, number=number, digest=digest, seal=_seal(name, number, digest))
 
 
 def bundle(registry: Registry, ref: AdapterRef, file: Path, *, force: bool = False) -> Version:
@@ -98,7 +107,7 @@ def unbundle(registry: Registry, file: Path, name: str | None = None) -> Version
 
 
 def _write(archive: Writer, version: Version, package: AdapterPackage) -> None:
-    label = Label(name=version.name, number=version.number, digest=version.digest)
+    label = Label.of(version.name, version.number, version.digest)
     archive.text(MANIFEST, version.manifest.canonical())
     archive.text(LABEL, canonical_json(label.model_dump()))
     for entry in version.manifest.files:
@@ -120,6 +129,8 @@ def _read(
     content = archive.text(LABEL, _MAX_LABEL)
     label = _read_label(content, f"{what}: {LABEL}")
     _check_canonical(label, content, f"{what}: {LABEL}")
+    if label != Label.of(label.name, label.number, label.digest):
+        raise CorruptFile(f"{what}: the name or number in {LABEL} was changed: its seal is broken.")
     check_name(label.name)
     if label.digest != manifest.digest:
         raise CorruptFile(mismatch(f"{what}: {MANIFEST}", label.digest, manifest.digest))
@@ -132,6 +143,10 @@ def _read(
             raise CorruptFile(mismatch(f"{what}: {entry.path}", entry.sha256, found))
     archive.end()
     return AdapterPackage(directory, manifest), label
+
+
+def _seal(name: str, number: int, digest: str) -> str:
+    return sha256_of(canonical_json([name, number, digest]))
 
 
 def _read_label(content: bytes, what: str) -> Label:
