@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from adaptery.registry.listing import Listed, Query
-from adaptery.registry.reports import Finding, Leftovers
+from adaptery.registry.reports import Finding, Leftovers, RegistryInfo
 from adaptery.types import (
     LIVE,
     AdapterPackage,
@@ -36,6 +36,24 @@ class Registry(ABC):
     @abstractmethod
     def open(cls, url: str, hooks: LifecycleHooks | None = None) -> Self:
         """Open the registry at `url`; a directory that is not there is made on first publish."""
+
+    @abstractmethod
+    def init(self) -> bool:
+        """Make the registry now instead of on first publish. Returns whether it was not there."""
+
+    @abstractmethod
+    def info(self) -> RegistryInfo:
+        """What the registry is and holds."""
+
+    @abstractmethod
+    def migrate(self) -> str | None:
+        """Bring what an older adaptery wrote into our form, as a whole or not at all.
+
+        Returns where the backup is that was made before; None if there was nothing to do.
+
+        Raises:
+            RegistryError: there is no registry, or a newer adaptery wrote it.
+        """
 
     @abstractmethod
     def publish(

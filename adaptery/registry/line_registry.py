@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import ClassVar
 
 from adaptery.errors import (
     Conflict,
@@ -19,7 +20,7 @@ from adaptery.registry.files.digests import mismatch
 from adaptery.registry.gate.package import check_package
 from adaptery.registry.line import Line
 from adaptery.registry.listing import Listed, Query, listed, page
-from adaptery.registry.reports import Finding
+from adaptery.registry.reports import Finding, RegistryInfo
 from adaptery.registry.steps import Decide
 from adaptery.types import (
     LIVE,
@@ -48,7 +49,12 @@ class NoHooks:
 
 
 class LineRegistry(Registry):
-    """The life cycle over four things that a backend brings: names, lines, versions and commit."""
+    """The life cycle over four things that a backend brings: names, lines, versions and commit.
+
+    `backend` says in words where they are kept.
+    """
+
+    backend: ClassVar[str]
 
     def __init__(self, url: str, hooks: LifecycleHooks | None) -> None:
         self.url = url
@@ -91,6 +97,31 @@ class LineRegistry(Registry):
     @abstractmethod
     def _forget(self) -> None:
         """Read everything afresh from now on."""
+
+    def init(self) -> bool:
+        return False  # Where nothing has to be made first, it is always there.
+
+    def migrate(self) -> str | None:
+        return None
+
+    def info(self) -> RegistryInfo:
+        lines = [self._line(name) for name in self._names()]
+        kept = {
+            file.sha256: file.size
+            for line in lines
+            for number in line.digests
+            for file in self._version(line, number).manifest.files
+        }
+        return RegistryInfo(
+            url=self.url,
+            backend=self.backend,
+            adapters=len(lines),
+            versions=sum(len(line.digests) for line in lines),
+            aliases=sum(len(line.aliases) for line in lines),
+            events=sum(len(line.events) for line in lines),
+            blobs=len(kept),
+            bytes=sum(kept.values()),
+        )
 
     def publish(
         self,

@@ -45,15 +45,15 @@ class Leftovers:
 class RegistryInfo:
     """What a registry is and holds. `url` shows no password; `bytes` are those of its blobs.
 
-    `revision` is the catalogue's schema, None where there is no catalogue (yet).
+    `revision` is the schema of the catalogue, None where there is no catalogue (yet).
     """
 
     url: str
     backend: str
-    revision: str | None
     adapters: int = 0
     versions: int = 0
     aliases: int = 0
     events: int = 0
     blobs: int = 0
     bytes: int = 0
+    revision: str | None = None

@@ -10,7 +10,6 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 from sqlalchemy import func, select
 
@@ -49,10 +48,7 @@ class SqlRegistry(LineRegistry):
     """Versions in a catalogue, files in `blobs`, and directories of files in `cache`.
 
     `blobs` and `cache` are the same where blobs are kept in a directory of this machine.
-    `backend` says in words what is behind it.
     """
-
-    backend: ClassVar[str]
 
     def __init__(
         self, url: str, blobs: Blobs, cache: BlobStore, hooks: LifecycleHooks | None
@@ -89,9 +85,9 @@ class SqlRegistry(LineRegistry):
         return RegistryInfo(
             url=self.url,
             backend=self.backend,
-            revision=database.revision() if database else None,
             blobs=len(blobs),
             bytes=sum(blob.size for blob in blobs),
+            revision=database.revision() if database else None,
             **(_counts(database) if database and catalogue else {}),
         )
 
