@@ -118,8 +118,8 @@ def open_base(base: str, revision: str | None = None) -> LocalBase:
     Raises:
         BaseNotFound: it is neither, or it lacks what a base needs (config, safetensors, tokenizer).
     """
-    path = Path(base).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(base))
+    if os.path.isdir(path):  # unlike Path's own, False for whatever cannot be a path
         directory, commit = path, None
     elif looks_like_a_path(base):
         raise BaseNotFound(

@@ -35,6 +35,7 @@ COMMANDS = {
     "export": ("export", "Hand a version out in another form."),
     "publish": ("remote", "Copy a version to a remote registry such as hf://ORG."),
     "pull": ("remote", "Copy a version from a remote registry."),
+    "import": ("imports", "Check a PEFT adapter of any tool and keep it as the next version."),
 }
 
 

@@ -74,14 +74,14 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join([*shown, *more])
 
 
-def read_text(path: Path) -> bytes:
+def read_text(path: Path, limit: int = MAX_TEXT) -> bytes:
     """The bytes of a small file.
 
     Raises:
-        InvalidAdapter: it is larger than 1 MiB.
+        InvalidAdapter: it is larger than `limit` bytes.
     """
-    if path.stat().st_size > MAX_TEXT:
-        raise InvalidAdapter(f"{path.name} is larger than {MAX_TEXT} bytes.")
+    if path.stat().st_size > limit:
+        raise InvalidAdapter(f"{path.name} is larger than {limit} bytes.")
     return path.read_bytes()
 
 
