@@ -43,6 +43,8 @@ def sweep_checkouts(root: Path, leases: Leases, grace: float, dry_run: bool) -> 
         if _newest(checkout, deep=False) > time.time() - grace:
             continue
         with leases.collecting(checkout.name) as free:
+            if not checkout.is_dir():
+                continue  # Another collector was quicker.
             swept += Leftovers(checkouts=1) if free else Leftovers(leased=1)
             if free and not dry_run:
                 _vanish(checkout, root / "tmp")
