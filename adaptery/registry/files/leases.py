@@ -71,8 +71,8 @@ class Leases:
         Inside, holders wait.
         """
         announcement = self._root / digest / _COLLECTING
-        announcement.parent.mkdir(parents=True, exist_ok=True)
         try:
+            announcement.parent.mkdir(parents=True, exist_ok=True)
             self._is_collecting(digest)  # forgets one that died
             announcement.touch(exist_ok=False)
         except (FileExistsError, FileNotFoundError):
@@ -85,13 +85,13 @@ class Leases:
 
     def _write(self, path: Path, holder: str, ends: float) -> bool:
         """Write a lease down in one step. False if its directory went away meanwhile."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}-{os.getpid()}-{threading.get_ident()}")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             unfinished.write_text(holder)
             os.utime(unfinished, (ends, ends))
             os.replace(unfinished, path)
-        except FileNotFoundError:
+        except (FileNotFoundError, FileExistsError):  # mkdir says the latter if it goes meanwhile
             return False
         return True
 
