@@ -16,7 +16,7 @@ import hashlib
 import re
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ class ObjectBlobs(Blobs):
         self._fs.mv(source, target)
 
     def _remove(self, key: str) -> None:
-        if self._info(key) is not None:
+        with suppress(FileNotFoundError):
             self._fs.rm_file(key)
 
     def _rehash(self, digest: str) -> str | None:

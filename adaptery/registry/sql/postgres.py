@@ -80,7 +80,7 @@ class PostgresDatabase(Database):
         try:
             yield
         except exc.DBAPIError as error:
-            reason = " ".join(str(error.orig).split()).rstrip(".")
+            reason = " ".join(str(error.orig).split()).rstrip(".?")
             # What the server said has a code; without one there was no server to say it.
             if isinstance(error, exc.OperationalError) and not _code(error):
                 raise RemoteError(f"{self.name} cannot be reached: {reason}.") from error
