@@ -105,6 +105,10 @@ class Registry(ABC):
         """Give the lease back, if there is one."""
 
     @abstractmethod
+    def names(self) -> Sequence[str]:
+        """The adapters that there are, in order."""
+
+    @abstractmethod
     def versions(self, name: str | None = None) -> Sequence[Version]:
         """All versions, of one adapter or of all, in order of name and number."""
 

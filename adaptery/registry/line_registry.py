@@ -152,6 +152,9 @@ class LineRegistry(Registry):
         line = self._known(ref.name)
         return self._version(line, line.find(ref))
 
+    def names(self) -> Sequence[str]:
+        return sorted(self._names())
+
     def newest(self, query: Query | None = None) -> Sequence[Listed]:
         query = query or Query()
         lines = (self._line(name) for name in sorted(self._names()))
