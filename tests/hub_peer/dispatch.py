@@ -66,9 +66,11 @@ class Dispatcher(BaseHTTPRequestHandler):
     def _dispatch(self, method: str) -> None:
         url = urlsplit(self.path)
         self.query = parse_qs(url.query)
-        self.body = self._read_body()
-        self.peer.requests.append(f"{self.command} {url.path}")
+        request = f"{self.command} {url.path}"
+        self.peer.requests.append(request)
         try:
+            self._meet_trouble(request)
+            self.body = self._read_body()
             self._authorize(method, url.path)
             with self.peer.lock:
                 answer = self._answer(method, url.path)
@@ -80,7 +82,30 @@ class Dispatcher(BaseHTTPRequestHandler):
             headers = {"X-Error-Message": str(error), "Content-Type": "application/json"}
             if error.code:
                 headers["X-Error-Code"] = error.code
+            if error.retry_after is not None:
+                headers["Retry-After"] = str(error.retry_after)
             self._send(error.status, json.dumps(error.body).encode(), headers)
+
+    def _meet_trouble(self, request: str) -> None:
+        trouble = self.peer.meet(request)
+        if trouble is None:
+            return
+        self.peer.closing.wait(trouble.delay)
+        if trouble.half:
+            self.rfile.read(int(self.headers["Content-Length"]) // 2)
+            raise DroppedError
+        self.body = self._read_body() if trouble.drop or trouble.status else b""
+        if trouble.drop:
+            raise DroppedError
+        if trouble.status:
+            sentence = "The peer has been told to fail"
+            raise HubError(trouble.status, sentence, retry_after=trouble.retry_after)
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether the request lacks the token that the peer was given."""
+        token = self.peer.token
+        return token is not None and self.headers.get("Authorization") != f"Bearer {token}"
 
     def _answer(self, method: str, path: str) -> Any:
         for verb, pattern, function in ROUTES:
@@ -91,9 +116,7 @@ class Dispatcher(BaseHTTPRequestHandler):
 
     def _authorize(self, method: str, path: str) -> None:
         """The LFS upload itself goes to a signed URL and carries no token, as on the Hub."""
-        if method == "GET" or method == "PUT" or self.peer.token is None:
-            return
-        if self.headers.get("Authorization") != f"Bearer {self.peer.token}":
+        if method not in ("GET", "PUT") and self.anonymous:
             raise HubError(401, "Invalid username or password.")
 
     def _read_body(self) -> bytes:
@@ -106,14 +129,16 @@ class Dispatcher(BaseHTTPRequestHandler):
         self.rfile.readline()
         return b"".join(chunks)
 
-    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+    def _send(
+        self, status: int, body: bytes, headers: dict[str, str], *, cut: bool = False
+    ) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.wfile.write(body[: len(body) // 2] if cut else body)
 
     def _json(self) -> Any:
         return json.loads(self.body)

@@ -37,6 +37,8 @@ class Repo:
     id: str
     commits: list[Commit] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
+    private: bool = False
+    gated: bool = False
 
     @property
     def head(self) -> Commit:
@@ -61,9 +63,16 @@ class Repo:
 class HubError(Exception):
     """An answer that is an error; `code` goes into `X-Error-Code`, which the client reads."""
 
-    def __init__(self, status: int, message: str, code: str | None = None, **more: str) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        retry_after: int | str | None = None,
+        **more: str,
+    ) -> None:
         super().__init__(message)
-        self.status, self.code = status, code
+        self.status, self.code, self.retry_after = status, code, retry_after
         self.body = {"error": message, **more}
 
 
@@ -95,8 +104,7 @@ class Store:
 
     def regular(self, data: bytes) -> File:
         """A file that is kept in git itself."""
-        git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-        return File(self.write(data), git, len(data), lfs=False)
+        return File(self.write(data), git_id(data), len(data), lfs=False)
 
     def large(self, oid: str) -> File:
         """A file that was uploaded as an LFS object before."""
@@ -118,8 +126,13 @@ class Store:
                 Commit(**{**c, "files": {p: File(**f) for p, f in c["files"].items()}})
                 for c in entry["commits"]
             ]
-            repos[entry["id"]] = Repo(entry["id"], commits, entry["tags"])
+            repos[entry["id"]] = Repo(**{**entry, "commits": commits})
         return repos
+
+
+def git_id(data: bytes) -> str:
+    """What git calls a file with these bytes."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 def front_matter(card: str) -> dict[str, Any]:

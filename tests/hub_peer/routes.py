@@ -3,17 +3,22 @@
 import base64
 import hashlib
 import json
+from fnmatch import fnmatch
 from typing import Any
 
 import yaml
 
 from tests.hub_peer.dispatch import REPO, Dispatcher, DroppedError, route
-from tests.hub_peer.repos import Commit, File, HubError, Repo, front_matter
-
-DROP_BEFORE_COMMIT = "drop the connection before the commit"
-DROP_AFTER_COMMIT = "drop the connection after the commit"
-STALE_PARENT = "say that the parent is stale"
-REFUSE_TAG = "refuse to make a tag"
+from tests.hub_peer.faults import (
+    CUT_DOWNLOAD,
+    DROP_AFTER_COMMIT,
+    DROP_BEFORE_COMMIT,
+    NOT_YET_THERE,
+    REFUSE_TAG,
+    STALE_HEAD,
+    STALE_PARENT,
+)
+from tests.hub_peer.repos import Commit, File, HubError, Repo, front_matter, git_id
 
 
 class Handler(Dispatcher):
@@ -28,7 +33,7 @@ class Handler(Dispatcher):
         url = f"{self.peer.url}/{name}"
         if name in self.store.repos:
             raise HubError(409, "You already created this model repo", url=url)
-        repo = self.store.repos[name] = Repo(name)
+        repo = self.store.repos[name] = Repo(name, private=bool(wanted.get("private")))
         attributes = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
         repo.add("initial commit", "", {".gitattributes": self.store.regular(attributes)})
         self.store.save()
@@ -40,7 +45,8 @@ class Handler(Dispatcher):
         return [
             self._info(repo, repo.head)
             for repo in self.store.repos.values()
-            if (not author or repo.id.split("/")[0] == author[0])
+            if not (repo.private and self.anonymous)
+            and (not author or repo.id.split("/")[0] == author[0])
             and set(filters) <= set(self.store.card(repo).get("tags", []))
         ]
 
@@ -50,23 +56,28 @@ class Handler(Dispatcher):
 
     @route("GET", f"/api/models/{REPO}/revision/(?P<revision>[^/]+)")
     def model_info_at(self, repo: str, revision: str) -> Any:
-        found = self.store.repo(repo)
-        return self._info(found, found.at(revision))
+        if self.peer.takes(NOT_YET_THERE):
+            raise HubError(404, "Repository not found", "RepoNotFound")
+        found = self._repo(repo)
+        return self._info(found, self._at(found, revision))
 
     @route("GET", f"/api/models/{REPO}/refs")
     def refs(self, repo: str) -> Any:
-        found = self.store.repo(repo)
-        main = {"name": "main", "ref": "refs/heads/main", "targetCommit": found.head.id}
+        found = self._repo(repo)
+        head = self._at(found, "main")
+        main = {"name": "main", "ref": "refs/heads/main", "targetCommit": head.id}
+        unheard = {commit.id for commit in found.commits[found.commits.index(head) + 1 :]}
         tags = [
             {"name": tag, "ref": f"refs/tags/{tag}", "targetCommit": commit}
             for tag, commit in found.tags.items()
+            if commit not in unheard
         ]
         return {"branches": [main], "converts": [], "tags": tags}
 
     @route("GET", f"/api/models/{REPO}/commits/(?P<revision>[^/]+)")
     def commits(self, repo: str, revision: str) -> Any:
-        found = self.store.repo(repo)
-        until = found.commits.index(found.at(revision)) + 1
+        found = self._repo(repo)
+        until = found.commits.index(self._at(found, revision)) + 1
         return [
             {
                 "id": commit.id,
@@ -82,14 +93,14 @@ class Handler(Dispatcher):
     def tree(self, repo: str, revision: str) -> Any:
         return [
             {"type": "file", "path": path, "size": file.size, "oid": file.oid}
-            for path, file in self.store.repo(repo).at(revision).files.items()
+            for path, file in self._repo(repo).at(revision).files.items()
         ]
 
     @route("POST", f"/api/models/{REPO}/tag/(?P<revision>[^/]+)")
     def create_tag(self, repo: str, revision: str) -> Any:
         if self.peer.takes(REFUSE_TAG):
             raise HubError(403, "No tags today")
-        found, tag = self.store.repo(repo), self._json()["tag"]
+        found, tag = self._repo(repo), self._json()["tag"]
         if tag in found.tags:
             raise HubError(409, f"Tag reference exists already: {tag}")
         found.tags[tag] = found.at(revision).id
@@ -98,7 +109,7 @@ class Handler(Dispatcher):
 
     @route("DELETE", f"/api/models/{REPO}/tag/(?P<tag>[^/]+)")
     def delete_tag(self, repo: str, tag: str) -> Any:
-        if self.store.repo(repo).tags.pop(tag, None) is None:
+        if self._repo(repo).tags.pop(tag, None) is None:
             raise HubError(404, f"No tag {tag}", "RevisionNotFound")
         self.store.save()
         return {}
@@ -115,13 +126,15 @@ class Handler(Dispatcher):
 
     @route("POST", f"/api/models/{REPO}/preupload/(?P<revision>[^/]+)")
     def preupload(self, repo: str, revision: str) -> Any:
-        files = self.store.repo(repo).at(revision).files
+        found = self._repo(repo)
+        files = self._at(found, revision).files
+        ignored = self._ignored(files)
         return {
             "files": [
                 {
                     "path": entry["path"],
                     "uploadMode": "lfs" if entry["path"].endswith(".safetensors") else "regular",
-                    "shouldIgnore": False,
+                    "shouldIgnore": any(fnmatch(entry["path"], each) for each in ignored),
                     "oid": files[entry["path"]].oid if entry["path"] in files else None,
                 }
                 for entry in self._json()["files"]
@@ -130,7 +143,7 @@ class Handler(Dispatcher):
 
     @route("POST", rf"/{REPO}\.git/info/lfs/objects/batch")
     def lfs_batch(self, repo: str) -> Any:
-        self.store.repo(repo)
+        self._repo(repo)
         answer = []
         for entry in self._json()["objects"]:
             wanted = {"oid": entry["oid"], "size": entry["size"]}
@@ -158,7 +171,7 @@ class Handler(Dispatcher):
     def commit(self, repo: str, revision: str) -> Any:
         if self.peer.takes(DROP_BEFORE_COMMIT):
             raise DroppedError
-        found = self.store.repo(repo)
+        found = self._repo(repo)
         lines = [json.loads(line) for line in self.body.splitlines() if line]
         header = next(line["value"] for line in lines if line["key"] == "header")
         stale = header.get("parentCommit") not in (None, found.head.id)
@@ -189,14 +202,42 @@ class Handler(Dispatcher):
 
     @route("GET", f"/{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
     def resolve(self, repo: str, revision: str, path: str) -> None:
-        commit = self.store.repo(repo).at(revision)
+        found = self._repo(repo)
+        if found.gated:
+            raise HubError(403, "Access to this model is restricted", "GatedRepo")
+        commit = found.at(revision)
         if path not in commit.files:
             raise HubError(404, "Entry not found", "EntryNotFound")
         file = commit.files[path]
         headers = {"X-Repo-Commit": commit.id, "ETag": f'"{file.oid}"'}
         if file.lfs:
             headers |= {"X-Linked-Etag": f'"{file.oid}"', "X-Linked-Size": str(file.size)}
-        self._send(200, self.store.blob(file.sha256).read_bytes(), headers)
+        self._send_file(self.store.blob(file.sha256).read_bytes(), headers)
+
+    def _send_file(self, data: bytes, headers: dict[str, str]) -> None:
+        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        rest, status = data[start:], 206 if start else 200
+        if self.command == "GET" and self.peer.takes(CUT_DOWNLOAD):
+            self._send(status, rest, headers, cut=True)
+            raise DroppedError
+        self._send(status, rest, headers)
+
+    def _repo(self, name: str) -> Repo:
+        """The repository, if whoever asks may see it."""
+        repo = self.store.repo(name)
+        if repo.private and self.anonymous:
+            raise HubError(401, "Invalid username or password.", "RepoNotFound")
+        return repo
+
+    def _at(self, repo: Repo, revision: str) -> Commit:
+        """What a revision means; a peer that lags behind does not know the newest `main`."""
+        if revision == "main" and len(repo.commits) > 1 and self.peer.takes(STALE_HEAD):
+            return repo.commits[-2]
+        return repo.at(revision)
+
+    def _ignored(self, files: dict[str, File]) -> list[str]:
+        file = files.get(".gitignore")
+        return self.store.blob(file.sha256).read_text().split() if file else []
 
     def _info(self, repo: Repo, commit: Commit) -> dict[str, Any]:
         return {
@@ -205,5 +246,21 @@ class Handler(Dispatcher):
             "sha": commit.id,
             "lastModified": commit.date,
             "tags": self.store.card(repo).get("tags", []),
-            "siblings": [{"rfilename": path} for path in commit.files],
+            "private": repo.private,
+            "siblings": [self._sibling(path, file) for path, file in commit.files.items()],
+        }
+
+    def _sibling(self, path: str, file: File) -> dict[str, Any]:
+        if "blobs" not in self.query:
+            return {"rfilename": path}
+        if not file.lfs:
+            return {"rfilename": path, "size": file.size, "blobId": file.oid}
+        pointer = b"version https://git-lfs.github.com/spec/v1\n"
+        pointer += b"oid sha256:%s\nsize %d\n" % (file.sha256.encode(), file.size)
+        large = {"sha256": file.sha256, "size": file.size, "pointerSize": len(pointer)}
+        return {
+            "rfilename": path,
+            "size": file.size,
+            "blobId": git_id(pointer),
+            "lfs": large,
         }

@@ -6,6 +6,7 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Self
 
+from tests.hub_peer.faults import Trouble
 from tests.hub_peer.repos import Store
 from tests.hub_peer.routes import Handler
 
@@ -17,6 +18,8 @@ class HubPeer:
         self.token = token
         self.store = Store(root)
         self.faults: Counter[str] = Counter()
+        self.troubles: list[Trouble] = []
+        self.closing = threading.Event()
         self.requests: list[str] = []
         self.lock = threading.RLock()
         handler = type("BoundHandler", (Handler,), {"peer": self})
@@ -32,6 +35,7 @@ class HubPeer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.closing.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -46,6 +50,27 @@ class HubPeer:
                 return False
             self.faults[fault] -= 1
             return True
+
+    def meet(self, request: str) -> Trouble | None:
+        """The trouble that this request gets into, if any."""
+        with self.lock:
+            found = next((each for each in self.troubles if each.meets(request)), None)
+            if found is not None:
+                found.times -= 1
+            return found
+
+    def truncate(self, repo: str, path: str) -> None:
+        """Lose the last byte of a file in the newest commit, which still says its old size."""
+        blob = self.store.blob(self.store.repo(repo).head.files[path].sha256)
+        blob.write_bytes(blob.read_bytes()[:-1])
+
+    def foreign_commit(self, repo: str, path: str, data: bytes) -> None:
+        """Somebody changes a file on the Hub's own pages."""
+        with self.lock:
+            found = self.store.repo(repo)
+            files = {**found.head.files, path: self.store.regular(data)}
+            found.add(f"Update {path}", "", files)
+            self.store.save()
 
     def corrupt(self, repo: str, path: str) -> None:
         """Change one byte of a file in the newest commit, keeping its size."""

@@ -1,37 +1,77 @@
 """The calls that a registry makes of the Hub, over the real client, with failures as sentences."""
 
+import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
-
-# The root of what the client's HTTP library raises: httpx in its version 1, httpx2 in version 2.
-from huggingface_hub.errors import HTTPError as TransportError  # type: ignore[attr-defined]
 from huggingface_hub.utils.tqdm import tqdm
 
-from adaptery.errors import CorruptFile, InvalidName, RemoteError, join
+from adaptery.errors import (
+    AdapteryError,
+    CorruptFile,
+    InvalidName,
+    RegistryError,
+    RemoteError,
+    join,
+)
+from adaptery.registry.hub import patience
+from adaptery.registry.hub.patience import TransportError
 
-_PRECONDITION_FAILED = 412
+T = TypeVar("T")
+
+_TAKEN, _PRECONDITION_FAILED = 409, 412
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """What `main` is at one moment: a commit and the paths that it holds."""
+class Entry:
+    """A file in a commit: its bytes, and the digest of them that the Hub goes by.
+
+    That is the SHA-256 for a file in large storage, else the id that git gives it (a SHA-1).
+    """
+
+    size: int
+    sha256: str | None
+    git_id: str | None
+
+    def is_of(self, data: bytes) -> bool:
+        """Whether the file's bytes are `data`."""
+        if self.sha256 is not None:
+            return hashlib.sha256(data).hexdigest() == self.sha256
+        return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() == self.git_id
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A repository at one commit: path → file."""
 
     commit: str
-    files: frozenset[str]
+    files: Mapping[str, Entry]
+    private: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """A commit that did not happen, or of which nobody knows whether it did.
+
+    `error` is to be raised in case looking again does not help; `pause` is what the Hub asks for,
+    in seconds.
+    """
+
+    error: RegistryError
+    pause: float
 
 
 class _Quiet(tqdm):
@@ -41,37 +81,68 @@ class _Quiet(tqdm):
         super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]
 
 
+class _Addition(CommitOperationAdd):
+    """A file that is in the commit whatever `main` held when the client asked.
+
+    The client leaves out a file that it finds unchanged on `main`, or ignored by a `.gitignore`
+    there. But that may be another state than the parent, and a version must be whole.
+    """
+
+    _remote_oid = property(lambda self: None, lambda self, value: None)
+    _should_ignore = property(lambda self: False, lambda self, value: None)
+
+
 class HubClient:
     """Model repositories on one Hub. Every method raises `RemoteError` if the Hub says no."""
 
-    def __init__(self, endpoint: str | None = None) -> None:
-        """Talk to `endpoint`, else $HF_ENDPOINT, else huggingface.co, as whoever is logged in."""
+    def __init__(self, endpoint: str | None = None, *, answer_s: float = patience.ANSWER_S) -> None:
+        """Talk to `endpoint`, else $HF_ENDPOINT, else huggingface.co, as whoever is logged in.
+
+        Args:
+            answer_s: give up on an answer of which nothing came for so long.
+        """
         # The library reads $HF_ENDPOINT once, at import; it may have been set since.
         self._api = HfApi(
             endpoint=endpoint or os.environ.get("HF_ENDPOINT"), library_name="adaptery"
         )
+        self._answer_s = answer_s
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether nobody is logged in, so that private repositories look like none."""
+        return get_token() is None
 
     def repositories(self, author: str, tag: str) -> list[str]:
         """The names of the author's repositories whose cards carry `tag`."""
-        with self._sentences(f"Listing the adapters of {author}"):
+
+        def listed() -> list[str]:
             found = self._api.list_models(author=author, filter=tag)
             return [model.id.partition("/")[2] for model in found]
 
-    def head(self, repo: str) -> Head | None:
-        """What `main` is now; None if there is no such repository, or none that we may see."""
-        with self._sentences(f"Reading {repo}"):
+        return self._ask(f"Listing the adapters of {author}", listed)
+
+    def snapshot(self, repo: str, commit: str | None = None) -> Snapshot | None:
+        """What `commit` holds, or `main` now; None if there is no repository, or none for us.
+
+        Raises:
+            CorruptFile: the repository has no such commit.
+        """
+
+        def looked() -> Snapshot | None:
             try:
-                info = self._api.model_info(repo)
+                info = self._api.model_info(
+                    repo, revision=commit, files_metadata=True, timeout=self._answer_s
+                )
             except GatedRepoError:
                 raise
             except RepositoryNotFoundError:
                 return None
-            return Head(str(info.sha), frozenset(s.rfilename for s in info.siblings or ()))
+            except RevisionNotFoundError as error:
+                raise CorruptFile(f"{repo} has no commit {commit}.") from error
+            files = {s.rfilename: _entry(s) for s in info.siblings or ()}
+            return Snapshot(str(info.sha), files, bool(info.private))
 
-    def read(self, repo: str, commit: str, path: str) -> bytes:
-        """The bytes of a small file in `commit`."""
-        with TemporaryDirectory() as directory:
-            return self.download(repo, commit, path, Path(directory), quiet=True).read_bytes()
+        return self._ask(f"Reading {repo}", looked)
 
     def download(
         self, repo: str, commit: str, path: str, directory: Path, *, quiet: bool = False
@@ -79,11 +150,12 @@ class HubClient:
         """Fetch a file of `commit` into `directory`. The client checks its size, not its bytes.
 
         Raises:
-            CorruptFile: the commit does not have the file.
+            CorruptFile: the commit does not have the file, or it does not come in full.
         """
-        with self._sentences(f"Downloading {path} from {repo}"):
+
+        def fetched() -> Path:
             try:
-                fetched = self._api.hf_hub_download(
+                file = self._api.hf_hub_download(
                     repo,
                     path,
                     revision=commit,
@@ -91,92 +163,146 @@ class HubClient:
                     force_download=True,  # the client's own cache is not verified
                     tqdm_class=_Quiet if quiet else None,
                 )
-            except RemoteEntryNotFoundError as error:
+            except (RemoteEntryNotFoundError, RevisionNotFoundError) as error:
                 raise CorruptFile(f"{repo} has no {path} in commit {commit}.") from error
-        return Path(fetched)
+            except OSError as error:
+                if isinstance(error, HfHubHTTPError) or error.errno is not None:
+                    raise
+                raise CorruptFile(
+                    f"{path} of {repo} at commit {commit} does not come in full: {_line(error)}."
+                ) from error
+            return Path(file)
+
+        return self._ask(f"Downloading {path} from {repo}", fetched)
 
     def create(self, repo: str, *, private: bool) -> None:
         """Make the repository if there is none, as visible as its owner makes them by default.
 
         With `private`, only its owner sees it.
         """
-        with self._sentences(f"Creating {repo}"):
-            self._api.create_repo(repo, private=private or None, exist_ok=True)
+        self._ask(
+            f"Creating {repo}",
+            lambda: self._api.create_repo(repo, private=private or None, exist_ok=True),
+        )
 
     def commit(
         self,
         repo: str,
-        head: Head,
+        parent: str,
         title: str,
         description: str,
         additions: Mapping[str, Path | bytes],
         deletions: Iterable[str] = (),
-    ) -> RemoteError | None:
-        """Put one commit on top of `head`.
+    ) -> str | Unsettled:
+        """Put one commit on top of `parent`, and give its id.
 
-        Returns None when that is done. If `main` had moved on, or the answer got lost so that
-        nobody knows, returns the error to raise in case looking again does not help.
+        Never tries twice: only a look at `main` tells whether a lost answer was a yes.
         """
-        operations: list[CommitOperationAdd | CommitOperationDelete] = [
-            *(CommitOperationAdd(path, content) for path, content in additions.items()),
-            *(CommitOperationDelete(path) for path in deletions),
-        ]
         doing = f"Committing to {repo}"
         with self._sentences(doing):
+            operations: list[CommitOperationAdd | CommitOperationDelete] = [
+                *(_Addition(path, content) for path, content in additions.items()),
+                *(CommitOperationDelete(path) for path in deletions),
+            ]
             try:
-                self._api.create_commit(
+                made = self._api.create_commit(
                     repo,
                     operations,
                     commit_message=title,
                     commit_description=description,
-                    parent_commit=head.commit,
+                    parent_commit=parent,
                 )
             except TransportError as error:
                 if not _unsettled(error):
                     raise
-                return self._error(doing, error)
-        return None
+                return Unsettled(self._error(doing, error), patience.pause_asked(error))
+        return str(made.oid)
 
     def tags(self, repo: str) -> dict[str, str]:
-        """The repository's tags and the commits that they name."""
-        with self._sentences(f"Reading the tags of {repo}"):
-            return {tag.name: tag.target_commit for tag in self._api.list_repo_refs(repo).tags}
+        """The repository's tags and the commits that they name; none if there is no repository."""
 
-    def tag(self, repo: str, tag: str, commit: str) -> None:
-        """Name `commit`. If the tag is there already it stays what it is."""
-        with self._sentences(f"Tagging {repo} with {tag}"):
-            self._api.create_tag(repo, tag=tag, revision=commit, exist_ok=True)
+        def listed() -> dict[str, str]:
+            try:
+                refs = self._api.list_repo_refs(repo)
+            except GatedRepoError:
+                raise
+            except RepositoryNotFoundError:
+                return {}
+            return {tag.name: tag.target_commit for tag in refs.tags}
 
-    def find_commit(self, repo: str, text: str) -> str | None:
-        """The newest commit whose title contains `text`."""
-        with self._sentences(f"Reading the commits of {repo}"):
-            commits = self._api.list_repo_commits(repo)
-            return next((commit.commit_id for commit in commits if text in commit.title), None)
+        return self._ask(f"Reading the tags of {repo}", listed)
+
+    def tag(self, repo: str, tag: str, commit: str) -> str:
+        """Name `commit`; a tag that is there stays. Returns the commit that the tag names now."""
+
+        def made() -> bool:
+            try:
+                self._api.create_tag(repo, tag=tag, revision=commit)
+            except HfHubHTTPError as error:
+                if error.response.status_code != _TAKEN:
+                    raise
+                return False
+            return True
+
+        if self._ask(f"Tagging {repo} with {tag}", made):
+            return commit
+        return self.tags(repo).get(tag, commit)
+
+    def titles(self, repo: str, commit: str) -> dict[str, str]:
+        """The titles of `commit` and all before it, with the first commit that has each."""
+        listed = self._ask(
+            f"Reading the commits of {repo}",
+            lambda: self._api.list_repo_commits(repo, revision=commit),
+        )
+        return {made.title: made.commit_id for made in listed}
+
+    def _ask(self, doing: str, call: Callable[[], T]) -> T:
+        """What `call` gives, tried again while the Hub fails for the moment."""
+        with self._sentences(doing):
+            return patience.repeat(call)
 
     @contextmanager
     def _sentences(self, doing: str) -> Iterator[None]:
+        patience.limit(self._answer_s)
         try:
             yield
+        except AdapteryError:
+            raise
         except HFValidationError as error:
             raise InvalidName(f"The Hub does not take this name: {error}") from error
-        except (TransportError, OSError, RuntimeError, ValueError) as error:
+        except (TransportError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
             raise self._error(doing, error) from error
 
-    def _error(self, doing: str, error: Exception) -> RemoteError:
-        # The client wraps what goes wrong in an upload; its messages have several lines.
-        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
-        said = " ".join(str(cause).split()).rstrip(".")
+    def _error(self, doing: str, error: Exception) -> RegistryError:
+        # The client wraps what goes wrong in a transfer; its messages have several lines.
+        wrapped = isinstance(error, RuntimeError | ValueError) and error.__cause__
+        cause = error.__cause__ if wrapped and error.__cause__ else error
+        said = _line(cause)
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return RegistryError(f"{doing} failed on this machine: {said}.")
         hint = ""
-        if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
+        if isinstance(cause, HfHubHTTPError) and cause.response.status_code in (401, 403):
             hint = "Log in with `hf auth login`, or set HF_TOKEN to a token that may do this."
         return RemoteError(
             join(f"{doing} failed on the Hub at {self._api.endpoint}: {said}.", hint)
         )
 
 
+def _line(error: BaseException) -> str:
+    """An error's text in one line, without its last full stop."""
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def _entry(sibling: Any) -> Entry:
+    large = sibling.lfs
+    return Entry(sibling.size or 0, large.sha256 if large else None, sibling.blob_id)
+
+
 def _unsettled(error: TransportError) -> bool:
     """Whether a commit that ended so may have happened, or may happen if tried again."""
-    if not isinstance(error, HfHubHTTPError):
+    if isinstance(error, HfHubHTTPError) and error.response.status_code in (
+        _TAKEN,
+        _PRECONDITION_FAILED,
+    ):
         return True
-    status = error.response.status_code
-    return bool(status == _PRECONDITION_FAILED or status >= 500)
+    return patience.passes(error)

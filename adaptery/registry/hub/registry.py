@@ -7,20 +7,20 @@ state is read again before anything is repeated, so that a retry never publishes
 """
 
 import os
-import random
 import re
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Self
 
-from pydantic import ValidationError, model_validator
-
-from adaptery.errors import Conflict, CorruptFile, InvalidName, RegistryError, RemoteError
+from adaptery.errors import Conflict, CorruptFile, InvalidName, ReferenceNotFound, RemoteError, join
 from adaptery.registry.files.blobs import BlobStore
 from adaptery.registry.gate.package import ALLOWED_FILES
 from adaptery.registry.hub.card import TAG, model_card
-from adaptery.registry.hub.client import Head, HubClient
+from adaptery.registry.hub.checks import check_commits, check_manifest
+from adaptery.registry.hub.client import HubClient, Snapshot, Unsettled
+from adaptery.registry.hub.ledger import LEDGER, write_ledger
+from adaptery.registry.hub.patience import Tries
+from adaptery.registry.hub.reading import MANIFEST, HubReader, publish_title
 from adaptery.registry.line import Line
 from adaptery.registry.line_registry import LineRegistry, published
 from adaptery.registry.reports import Finding, Leftovers
@@ -33,36 +33,16 @@ from adaptery.types import (
     EventKind,
     FileEntry,
     LifecycleHooks,
-    Manifest,
-    Sha256,
-    Value,
     Version,
 )
 
-LEDGER, MANIFEST, CARD = ".adapters/registry.json", "manifest.json", "README.md"
-_ATTEMPTS = 10
-
-
-class Ledger(Value):
-    """`.adapters/registry.json`: a line, written down."""
-
-    schema_version: Literal[1] = 1
-    versions: dict[int, Sha256]
-    events: tuple[Event, ...]
-
-    @model_validator(mode="after")
-    def _every_version_was_published(self) -> Self:
-        published = {event.number for event in self.events if event.kind is EventKind.PUBLISHED}
-        if published != self.versions.keys():
-            raise ValueError("its versions are not those that its history says were published")
-        return self
-
-    def line(self, name: str) -> Line:
-        return Line(name, self.versions, self.events)
+CARD = "README.md"
 
 
 class HubRegistry(LineRegistry):
     """An organisation's or a user's adapters on the Hub, and a verified cache of them here."""
+
+    backend: ClassVar[str] = "the Hugging Face Hub"
 
     def __init__(
         self,
@@ -78,11 +58,10 @@ class HubRegistry(LineRegistry):
         self._private = private
         self._client = client
         self._blobs = BlobStore(cache)
+        self._reader = HubReader(org, client, self._blobs, cache)
 
     @classmethod
-    def open(
-        cls, url: str, hooks: LifecycleHooks | None = None, *, private: bool = False
-    ) -> Self:
+    def open(cls, url: str, hooks: LifecycleHooks | None = None, *, private: bool = False) -> Self:
         """Open `hf://ORG` on the Hub at $HF_ENDPOINT, caching under $ADAPTERS_CACHE.
 
         Args:
@@ -114,58 +93,54 @@ class HubRegistry(LineRegistry):
         return [line.aliases[alias] for line in self._lines(name) for alias in sorted(line.aliases)]
 
     def materialize(self, version: Version) -> Path:
-        missing = [f for f in version.manifest.files if not self._blobs.has(f.sha256)]
-        if missing:
-            commit = self._commit_of(version.name, version.number, version.digest)
-            for file in missing:
-                self._fetch(version.name, commit, file.path, file.sha256)
+        self._reader.fetch(version.name, version.number, version.digest, version.manifest.files)
         return self._blobs.checkout(version.digest, version.manifest.files)
 
     def gc(self, *, grace: float = 86400.0, dry_run: bool = False) -> Leftovers:
         return self._blobs.sweep(grace, dry_run=dry_run)
 
-    def _examine(self, repair: bool) -> Iterable[Finding]:
-        return ()
+    def _examine(self, repair: bool) -> Iterator[Finding]:
+        for name in self._names():
+            try:
+                line = self._line(name)
+            except CorruptFile:
+                continue  # `_verify_all` says so.
+            yield from check_commits(self._client, self._reader, line, repair=repair)
+
+    def _verify(self, line: Line, number: int, repair: bool = False) -> Iterator[Finding]:
+        yield from check_manifest(self._reader, line, number)
+        yield from super()._verify(line, number, repair)
 
     def _rehash(self, version: Version, file: FileEntry) -> str | None:
-        return self._blobs.rehash(file.sha256)
+        return self._reader.rehash(
+            version.name, version.number, version.digest, file.path, file.size
+        )
 
     def _set_aside(self, version: Version, file: FileEntry) -> str | None:
-        return None
+        return None  # A commit on the Hub is not ours to change.
 
     def _forget(self) -> None:
-        return None
+        self._reader.forget()
 
     def _lines(self, name: str | None) -> list[Line]:
         return [self._line(name) for name in (self._names() if name is None else [name])]
 
     def _names(self) -> Sequence[str]:
-        found = self._client.repositories(self._org, TAG)
-        return sorted(name for name in found if NAME.fullmatch(name))
+        listed = {n for n in self._client.repositories(self._org, TAG) if NAME.fullmatch(n)}
+        return sorted(listed | self._reader.seen())
 
     def _line(self, name: str) -> Line:
-        return self._read(name)[1]
+        return self._reader.state(name).line
 
-    def _read(self, name: str) -> tuple[Head | None, Line]:
-        """The repository's `main` and the line that it holds there."""
-        repo = self._repo(name)
-        head = self._client.head(repo)
-        if head is None or LEDGER not in head.files:
-            return head, Line(name)
+    def _known(self, name: str) -> Line:
         try:
-            ledger = Ledger.model_validate_json(self._client.read(repo, head.commit, LEDGER))
-        except ValidationError as error:
-            reason = error.errors(include_url=False)[0]["msg"]
-            raise RegistryError(f"{LEDGER} in {repo} cannot be read: {reason}.") from error
-        return head, ledger.line(name)
+            return super()._known(name)
+        except ReferenceNotFound as error:
+            hint = "A private one shows only after `hf auth login`." * self._client.anonymous
+            raise ReferenceNotFound(join(str(error), hint)) from error
 
     def _version(self, line: Line, number: int) -> Version:
-        digest = line.digests[number]
-        if not self._blobs.has(digest):
-            commit = self._commit_of(line.name, number, digest)
-            self._fetch(line.name, commit, MANIFEST, digest, quiet=True)
-        # The manifest's digest is that of its canonical bytes, so it is kept like any other blob.
-        manifest = Manifest.model_validate_json(self._blobs.path(digest).read_bytes())
+        manifest = self._reader.manifest(line, number)
         event = next(
             event
             for event in line.events
@@ -173,95 +148,109 @@ class HubRegistry(LineRegistry):
         )
         return published(event, manifest)
 
-    def _fetch(
-        self, name: str, commit: str, path: str, digest: str, *, quiet: bool = False
-    ) -> None:
-        """Download a file into the cache. Raises `CorruptFile` if it is not what it must be."""
-        with self._blobs.staging() as staging:
-            file = self._client.download(self._repo(name), commit, path, staging, quiet=quiet)
-            self._blobs.add(file, digest, what=f"{self.url}/{name}: {path} at commit {commit}")
-
     def _commit(
         self, name: str, decide: Decide, package: AdapterPackage | None = None
     ) -> Event | None:
+        event, line = self._settle(name, decide, package)
         if package is not None:
-            self._client.create(self._repo(name), private=self._private)
-        event = self._settle(name, decide, package)
-        if package is not None:
-            self._ensure_tag(name, package.manifest.digest)
+            self._ensure_tag(line, package.manifest.digest)
         return event
 
-    def _settle(self, name: str, decide: Decide, package: AdapterPackage | None) -> Event | None:
+    def _settle(
+        self, name: str, decide: Decide, package: AdapterPackage | None
+    ) -> tuple[Event | None, Line]:
         """Commit what `decide` wants, and look again until it is known to be there."""
         attempted: list[Event] = []
+        tries = Tries()
         while True:
             # Tags first: then a tag that the line does not know cannot be a newer version's.
-            tags = self._client.tags(self._repo(name)) if package else {}
-            head, line = self._read(name)
-            written = [event for event in attempted if event in line.events]
-            if written:
-                return written[0]
-            event = decide(line)
+            tags = self._client.tags(self._reader.repo(name)) if package else {}
+            state = self._reader.state(name)
+            if state.head is None:
+                tries.again(None, self._make(name, package))
+                continue
+            if written := _written(attempted, state.line, package):
+                return written, state.line
+            event = decide(state.line)
             if event is None:
-                return None
-            self._refuse_foreign_tag(line, event, tags)
-            failure = self._write(name, head, line, event, package)
-            if failure is None:
-                return event
+                return None, state.line
+            self._refuse_foreign_tag(state.line, event, tags)
+            outcome = self._write(state.head, state.line, event, package)
+            if isinstance(outcome, Line):
+                return event, outcome
             attempted.append(event)
-            if len(attempted) == _ATTEMPTS:
-                raise failure
-            time.sleep(random.uniform(0, min(2.0, 0.05 * 2 ** len(attempted))))
+            tries.again(state.head.commit, outcome.error, outcome.pause)
+
+    def _make(self, name: str, package: AdapterPackage | None) -> RemoteError:
+        """Make the repository. Returns what to say if it cannot be seen after that."""
+        repo = self._reader.repo(name)
+        if package is None:
+            raise RemoteError(f"{repo} was there a moment ago and is gone from the Hub.")
+        self._client.create(repo, private=self._private)
+        return RemoteError(f"{repo} cannot be read, although it was made just now.")
 
     def _write(
-        self, name: str, head: Head | None, line: Line, event: Event, package: AdapterPackage | None
-    ) -> RemoteError | None:
-        """One commit with the new ledger and, for a publication, everything of the version."""
-        repo = self._repo(name)
-        if head is None:
-            raise RemoteError(f"{repo} cannot be read, although it was made just now.")
+        self, head: Snapshot, line: Line, event: Event, package: AdapterPackage | None
+    ) -> Line | Unsettled:
+        """One commit with the new ledger and, for a publication, everything of the version.
+
+        Returns the line as it is now.
+        """
+        repo = self._reader.repo(line.name)
         digests, files, title = dict(line.digests), {}, _title(event)
-        stale: frozenset[str] = frozenset()
+        stale: set[str] = set()
         if package is not None:
+            self._refuse_public(repo, head)
             version = published(event, package.manifest)
             digests[event.number] = version.digest
-            title = f"Publish {version} ({_publish_id(version.digest)})"
+            title = publish_title(line.name, event.number, version.digest)
             files = _files(repo, version, package.directory)
-            stale = (head.files & ALLOWED_FILES.keys()) - files.keys()
-        ledger = Ledger(versions=digests, events=(*line.events, event))
-        files[LEDGER] = ledger.model_dump_json(indent=1).encode()
-        return self._client.commit(repo, head, title, event.reason, files, sorted(stale))
+            stale = (head.files.keys() & ALLOWED_FILES.keys()) - files.keys()
+        after = Line(line.name, digests, (*line.events, event))
+        files[LEDGER] = write_ledger(digests, after.events, f"{LEDGER} in {repo}")
+        outcome = self._client.commit(repo, head.commit, title, event.reason, files, sorted(stale))
+        if isinstance(outcome, Unsettled):
+            return outcome
+        if package is not None:
+            self._reader.made_by(line.name, digests[event.number], outcome)
+        self._reader.advance(line.name, outcome, after)
+        return after
+
+    def _refuse_public(self, repo: str, head: Snapshot) -> None:
+        if self._private and not head.private:
+            raise Conflict(
+                f"{repo} is there already and everybody can read it. Make it private on the Hub, "
+                "or publish without asking for that."
+            )
 
     def _refuse_foreign_tag(self, line: Line, event: Event, tags: Mapping[str, str]) -> None:
         """A tag without a version would silently give the new version another's files."""
         tag = f"v{event.number}"
         if tag in tags and event.number not in line.digests:
             raise Conflict(
-                f"{self._repo(line.name)} has a tag {tag} that is no version of this registry. "
-                "Delete or rename that tag on the Hub, then publish again."
+                f"{self._reader.repo(line.name)} has a tag {tag} that is no version of this "
+                "registry. Delete or rename that tag on the Hub, then publish again."
             )
 
-    def _ensure_tag(self, name: str, digest: str) -> None:
+    def _ensure_tag(self, line: Line, digest: str) -> None:
         """Tag the version, now or in place of an earlier publish that did not come so far."""
-        number = self._line(name).held(digest)
-        if number is not None:
-            commit = self._commit_of(name, number, digest)
-            self._client.tag(self._repo(name), f"v{number}", commit)
-
-    def _commit_of(self, name: str, number: int, digest: str) -> str:
-        """The commit that holds a version: the tag's, else the one with the publish id."""
-        repo = self._repo(name)
-        commit = self._client.tags(repo).get(f"v{number}")
-        commit = commit or self._client.find_commit(repo, _publish_id(digest))
-        if commit is None:
-            raise CorruptFile(
-                f"{LEDGER} in {repo} lists version {number}, but there is neither the tag "
-                f"v{number} nor a commit with the {_publish_id(digest)}."
+        number = line.held(digest)
+        if number is None:
+            return
+        repo, tag = self._reader.repo(line.name), f"v{number}"
+        commit = self._reader.commit_of(line.name, number, digest)
+        try:
+            named = self._client.tag(repo, tag, commit)
+        except RemoteError as error:
+            raise RemoteError(
+                f"{line.name}@{number} is published, but without its tag: {error} Publish it "
+                "again, or run `adapters fsck --repair`, to make the tag."
+            ) from error
+        if named != commit:
+            raise Conflict(
+                f"{line.name}@{number} is published as commit {commit}, but the tag {tag} of "
+                f"{repo} names {named}. Delete that tag on the Hub, then publish again."
             )
-        return commit
-
-    def _repo(self, name: str) -> str:
-        return f"{self._org}/{name}"
 
 
 def cache_directory() -> Path:
@@ -269,6 +258,17 @@ def cache_directory() -> Path:
     chosen = os.environ.get("ADAPTERS_CACHE")
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(chosen or f"{caches}/adaptery").expanduser()
+
+
+def _written(
+    attempted: Iterable[Event], line: Line, package: AdapterPackage | None
+) -> Event | None:
+    """The event of an earlier try that is in the line after all."""
+    for event in attempted:
+        digest = package.manifest.digest if package else line.digests.get(event.number)
+        if event in line.events and line.digests.get(event.number) == digest:
+            return event
+    return None
 
 
 def _files(repo: str, version: Version, directory: Path) -> dict[str, Path | bytes]:
@@ -280,10 +280,8 @@ def _files(repo: str, version: Version, directory: Path) -> dict[str, Path | byt
     }
 
 
-def _publish_id(digest: str) -> str:
-    """What marks the commit of a version, whoever looks for it later."""
-    return f"publish id {digest[:16]}"
-
-
 def _title(event: Event) -> str:
-    return f"{event.kind.value.capitalize()}: {event.alias} is {event.adapter}@{event.number}"
+    """The title of the commit of an event that publishes nothing."""
+    subject = f"{event.adapter}@{event.number}"
+    said = f"{event.alias} is {subject}" if event.alias else subject
+    return f"{event.kind.value.capitalize()}: {said}"

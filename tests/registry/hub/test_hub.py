@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from adaptery.errors import Conflict, CorruptFile, InvalidName, RegistryError, RemoteError
+from adaptery.errors import Conflict, CorruptFile, InvalidName, RemoteError
 from adaptery.registry.gate.package import TEMPLATE, WEIGHTS
 from adaptery.registry.hub.client import HubClient
 from adaptery.registry.hub.registry import HubRegistry
@@ -142,12 +142,12 @@ def test_a_publisher_that_is_overtaken_takes_the_next_number(hub, peer, adapter,
 
         looks = 0
 
-        def head(self, repo):
-            head = super().head(repo)
+        def snapshot(self, repo, commit=None):
+            found = super().snapshot(repo, commit)
             self.looks += 1
             if self.looks == 2:
                 hub.publish("support", adapter(2))
-            return head
+            return found
 
     slow = HubRegistry("org", Slow(), tmp_path / "slow-cache")
     assert slow.publish("support", adapter(3)).number == 3
@@ -222,10 +222,9 @@ def test_what_was_pulled_once_needs_no_network(hub, peer, adapter):
 
 def test_a_ledger_that_cannot_be_read_is_named(hub, peer, adapter):
     hub.publish("support", adapter(1))
-    head = peer.store.repo(REPO).head
     for text in (b"{}", b"nonsense", b'{"versions": {"1": "%s"}, "events": []}' % (b"a" * 64)):
-        head.files[".adapters/registry.json"] = peer.store.regular(text)
-        with pytest.raises(RegistryError, match=r"registry\.json in org/support cannot be read"):
+        peer.foreign_commit(REPO, ".adapters/registry.json", text)
+        with pytest.raises(CorruptFile, match=r"registry\.json in org/support cannot be read"):
             hub.resolve(REF)
 
 
