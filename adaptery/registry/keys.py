@@ -57,10 +57,10 @@ def public_key_hint(path: Path) -> str:
             f"public one, which `openssl ec -in {path} -pubout` prints."
         )
     try:
-        key = _check_curve(path, load_pem_public_key(pem))
+        key = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise UsageError(f"{path} is no public key in PEM. {_MAKE_ONE}") from error
-    text = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    text = _check_curve(path, key).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(text).hexdigest()
 
 

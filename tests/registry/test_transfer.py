@@ -2,10 +2,10 @@
 
 import pytest
 
-from adaptery.errors import Conflict, ReferenceNotFound
+from adaptery.errors import Conflict, InvalidName, ReferenceNotFound
 from adaptery.registry.gate.package import WEIGHTS
 from adaptery.registry.local import LocalRegistry
-from adaptery.registry.transfer import copy_version
+from adaptery.registry.transfer import checked_out, copy_version, publish_version
 from adaptery.types import AdapterRef
 
 
@@ -52,3 +52,37 @@ def test_a_reference_that_means_nothing_is_not_copied(local, other, adapter):
     with pytest.raises(ReferenceNotFound):
         copy_version(local, ref("support@5"), other)
     assert list(other.versions()) == []
+
+
+def test_what_others_read_does_not_say_where_our_registry_is(local, hub, adapter):
+    local.publish("support", adapter(1), reason="a secret plan")
+    copy_version(local, ref("support"), hub)
+    assert hub.history("support")[0].reason == "copied from support@1"
+
+
+def test_a_published_version_can_become_an_alias_at_once(local, hub, adapter):
+    for seed in (1, 2):
+        local.publish("support", adapter(seed))
+        publish_version(local, ref(f"support@{seed}"), hub, alias="live", reason="go")
+    assert [(e.kind, e.number, e.alias, e.reason) for e in hub.history("support")] == [
+        ("published", 1, "live", "copied from support@1"),
+        ("published", 2, None, "copied from support@2"),
+        ("promoted", 2, "live", "go"),
+    ]
+    publish_version(local, ref("support@2"), hub, alias="live", reason="again")
+    assert len(hub.history("support")) == 3
+
+
+def test_a_wrong_alias_is_refused_before_anything_is_sent(local, other, adapter):
+    local.publish("support", adapter(1))
+    with pytest.raises(InvalidName):
+        publish_version(local, ref("support"), other, alias="latest")
+    assert list(other.versions()) == []
+
+
+def test_a_version_is_kept_from_collection_while_it_is_read(local, adapter):
+    version = local.publish("support", adapter(1))
+    with checked_out(local, version) as package:
+        assert local.gc(grace=0).leased == 1
+        assert (package.directory / WEIGHTS).exists()
+    assert local.gc(grace=0).checkouts == 1
