@@ -82,7 +82,7 @@ def test_each_curve_works_with_a_password_too(local, adapter, make_key, curve):
 
 def test_another_key_does_not_verify(signed, make_key):
     _, public = make_key("eve")
-    with pytest.raises(VerificationError, match="of support@1: none is by the key .*eve"):
+    with pytest.raises(VerificationError, match=r"support@1: none is by the key .*eve"):
         verify_signature(signed, ref("support@1"), public)
 
 
