@@ -1,6 +1,8 @@
 """`adapters promote` and `rollback`."""
 
+from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any, TypeVar
 
 import click
 
@@ -12,14 +14,27 @@ from adaptery.cli.context import (
     registry_option,
     stdout,
 )
+from adaptery.cli.params import complete_aliases, name_argument, ref_argument
 from adaptery.types import LIVE, AdapterRef, Event, check_alias, check_name
 
-alias_option = click.option("--alias", default=LIVE, show_default=True, help="Which alias to move.")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def alias_option(*names: str) -> Callable[[F], F]:
+    """The option for which alias to move."""
+    return click.option(
+        *names,
+        "alias",
+        default=LIVE,
+        show_default=True,
+        shell_complete=complete_aliases,
+        help="Which alias to move.",
+    )
 
 
 @click.command("promote")
-@click.argument("ref")
-@alias_option
+@ref_argument
+@alias_option("--to", "--alias")
 @click.option("--expect", type=int, metavar="N", help="Only if the alias points to version N now.")
 @reason_option
 @registry_option
@@ -37,8 +52,8 @@ def promote_command(
 
 
 @click.command("rollback")
-@click.argument("name")
-@alias_option
+@name_argument
+@alias_option("--alias")
 @click.option(
     "--to", type=int, metavar="N", help="The version to go back to, instead of the previous one."
 )
