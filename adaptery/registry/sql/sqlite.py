@@ -82,12 +82,22 @@ class SqliteDatabase(Database):
             ) from error
         return str(kept)
 
+    def merge_log(self) -> None:
+        """Have everything in the one file.
+
+        Closing does this as well, but says nothing if it fails.
+        """
+        with self.read() as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
         except exc.DBAPIError as error:
-            raise RegistryError(f"The catalogue {self.name} failed: {error.orig}.") from error
+            raise RegistryError(f"The catalogue {self.name} failed: {_reason(error)}.") from error
+        except UnicodeDecodeError as error:  # what SQLite says of a damaged table's definition
+            raise RegistryError(f"The catalogue {self.name} is damaged: {error}.") from error
 
 
 def create_file(path: Path, staging: Path) -> bool:
@@ -98,7 +108,8 @@ def create_file(path: Path, staging: Path) -> bool:
     """
     fresh = SqliteDatabase(staging / path.name)
     fresh.create()
-    fresh.close()  # SQLite then merges its log into the file.
+    fresh.merge_log()
+    fresh.close()
     try:
         os.link(staging / path.name, path)
     except FileExistsError:
@@ -121,3 +132,16 @@ def _engine(path: Path) -> Engine:
             connection.execute(f"PRAGMA {pragma}")
 
     return engine
+
+
+def _reason(error: exc.DBAPIError) -> str:
+    """What went wrong, as far as SQLite knows."""
+    name = getattr(error.orig, "sqlite_errorname", "")
+    if name == "SQLITE_IOERR_CORRUPTFS":  # It calls a read that failed "malformed".
+        return "disk I/O error"
+    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
+        return (
+            f"{error.orig}. Look whether the disk is full or failing, whether this user may write "
+            "there, and whether too many files are open (see `ulimit -n`)"
+        )
+    return str(error.orig)
