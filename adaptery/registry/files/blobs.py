@@ -33,9 +33,9 @@ class BlobStore(Blobs):
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        # (device, inode, mtime in ns, size) -> SHA-256: a file that has not been touched since
-        # this process hashed it is not hashed again.
-        self._hashed: dict[tuple[int, int, int, int], str] = {}
+        # (device, inode, mtime and ctime in ns, size) -> SHA-256: a file that has not been touched
+        # since this process hashed it is not hashed again. Nobody can set ctime back.
+        self._hashed: dict[tuple[int, int, int, int, int], str] = {}
         self._settled: set[Path] = set()
         self.leases = Leases(root / "leases")
 
@@ -167,7 +167,8 @@ class BlobStore(Blobs):
 
     def _digest(self, path: Path) -> str:
         status = path.stat()
-        key = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+        times = (status.st_mtime_ns, status.st_ctime_ns)
+        key = (status.st_dev, status.st_ino, *times, status.st_size)
         if key not in self._hashed:
             self._hashed[key] = sha256(path)
         return self._hashed[key]

@@ -5,6 +5,7 @@ Writers queue for the one write lock (`BEGIN IMMEDIATE`); readers never wait.
 """
 
 import os
+import re
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any, ClassVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc
 
-from adaptery.errors import RegistryError
+from adaptery.errors import AdapteryError, CorruptFile, RegistryError
 from adaptery.registry.files.blobs import fsync
 from adaptery.registry.sql.database import Database
 
@@ -95,7 +96,7 @@ class SqliteDatabase(Database):
         try:
             yield
         except exc.DBAPIError as error:
-            raise RegistryError(f"The catalogue {self.name} failed: {_reason(error)}.") from error
+            raise _sentence(self.name, error) from error
         except UnicodeDecodeError as error:  # what SQLite says of a damaged table's definition
             raise RegistryError(f"The catalogue {self.name} is damaged: {error}.") from error
 
@@ -134,14 +135,16 @@ def _engine(path: Path) -> Engine:
     return engine
 
 
-def _reason(error: exc.DBAPIError) -> str:
+def _sentence(name: str, error: exc.DBAPIError) -> AdapteryError:
     """What went wrong, as far as SQLite knows."""
-    name = getattr(error.orig, "sqlite_errorname", "")
-    if name == "SQLITE_IOERR_CORRUPTFS":  # It calls a read that failed "malformed".
-        return "disk I/O error"
-    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
-        return (
-            f"{error.orig}. Look whether the disk is full or failing, whether this user may write "
-            "there, and whether too many files are open (see `ulimit -n`)"
+    said, code = str(error.orig), getattr(error.orig, "sqlite_errorname", "")
+    if undecodable := re.match("Could not decode to UTF-8 column '([a-z_]+)'", said):
+        return CorruptFile(f"The catalogue {name} is damaged: a {undecodable[1]} is not UTF-8.")
+    if code == "SQLITE_IOERR_CORRUPTFS":  # It calls a read that failed "malformed".
+        said = "disk I/O error"
+    elif code.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
+        said += (
+            ". Look whether the disk is full or failing, whether this user may write there, and "
+            "whether too many files are open (see `ulimit -n`)"
         )
-    return str(error.orig)
+    return RegistryError(f"The catalogue {name} failed: {said}.")
