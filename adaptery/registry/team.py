@@ -11,7 +11,7 @@ libpq's, such as `sslmode`. Each machine keeps a checked copy of what it has rea
 import hashlib
 from pathlib import Path
 from typing import ClassVar, Self
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -20,7 +20,7 @@ from adaptery.errors import InvalidName
 from adaptery.registry.files.base import Blobs
 from adaptery.registry.files.blobs import BlobStore
 from adaptery.registry.files.cache import cache_directory
-from adaptery.registry.files.objects import ObjectBlobs
+from adaptery.registry.files.objects import ObjectBlobs, without_password
 from adaptery.registry.sql.database import Database
 from adaptery.registry.sql.postgres import PostgresDatabase
 from adaptery.registry.sql.registry import SqlRegistry
@@ -85,22 +85,15 @@ def _display(where: URL, blobs: str | None = None) -> str:
     """The address as people may see it: no password."""
     public = {key: value for key, value in where.query.items() if key not in _SECRETS}
     if blobs is not None:
-        public["blobs"] = _without_password(blobs)
+        public["blobs"] = without_password(blobs)
     bare = URL.create("postgresql", where.username, None, where.host, where.port, where.database)
     query = urlencode(public, doseq=True, safe="/:@", quote_via=quote)
     return bare.render_as_string() + (f"?{query}" if query else "")
 
 
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=f"{parts.username}@{host}").geturl()
-
-
 def _blobs(url: str) -> Blobs:
     """Where the files are kept. In a directory they are written more carefully than by fsspec."""
-    if "://" not in url or url.startswith("file://"):
-        return BlobStore(Path(url.removeprefix("file://")).expanduser().absolute())
+    protocol, _, path = url.rpartition("://")
+    if protocol in ("", "file", "local"):
+        return BlobStore(Path(path).expanduser().absolute())
     return ObjectBlobs(url)

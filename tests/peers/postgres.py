@@ -43,6 +43,8 @@ class PostgresPeer:
         password.chmod(0o644)
         self._run(
             *("initdb", "--no-sync", "--encoding=UTF8", "--locale=C.UTF-8"),
+            # A language in which names do not sort by their bytes, as many servers have one.
+            *("--locale-provider=icu", "--icu-locale=en-US"),
             *("--auth=scram-sha-256", "--username=adaptery", f"--pwfile={password}"),
             *("--pgdata", str(self._home / "data")),
         )

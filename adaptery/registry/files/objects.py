@@ -20,12 +20,13 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from adaptery.errors import AdapteryError, CorruptFile, RegistryError, RemoteError
 from adaptery.registry.files.base import Blobs, Stored
 from adaptery.registry.files.digests import mismatch, sha256
 
-_CHUNK = 8 << 20
+_CHUNK = 8 << 20  # bytes; S3 takes 10,000 such parts, which makes files of 80 GB
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _REFUSE_TO_OVERWRITE = frozenset({"s3", "s3a", "gs", "gcs"})
 _FORGETFUL = frozenset({"memory"})
@@ -40,7 +41,7 @@ class ObjectBlobs(Blobs):
         Raises:
             RegistryError: fsspec does not know such URLs, or their library is not installed.
         """
-        self._url = url
+        self._url = without_password(url)
         self._fs, self._prefix = _file_system(url)
         protocols = {self._fs.protocol} if isinstance(self._fs.protocol, str) else self._fs.protocol
         self._refuses = bool(_REFUSE_TO_OVERWRITE & set(protocols))
@@ -102,13 +103,10 @@ class ObjectBlobs(Blobs):
         key = self._key(digest)
         if not self._refuses:
             self._put_and_move(source, key)
-        elif replace:
-            self._fs.put_file(str(source), key)
-        else:
-            try:
-                self._fs.put_file(str(source), key, mode="create")
-            except FileExistsError:
-                return  # Somebody else added it meanwhile.
+            return
+        mode = "overwrite" if replace else "create"
+        with suppress(FileExistsError):  # somebody else added it meanwhile
+            self._fs.put_file(str(source), key, mode=mode, chunksize=_CHUNK)
 
     def _put_and_move(self, source: Path, key: str) -> None:
         unfinished = f"{self._prefix}/tmp/{uuid.uuid4().hex}"
@@ -116,8 +114,9 @@ class ObjectBlobs(Blobs):
         try:
             self._fs.put_file(str(source), unfinished)
             self._move(unfinished, key)
-        finally:
+        except BaseException:
             self._remove(unfinished)
+            raise
 
     def _move(self, source: str, target: str) -> None:
         self._fs.makedirs(target.rpartition("/")[0], exist_ok=True)
@@ -167,11 +166,20 @@ class ObjectBlobs(Blobs):
             ) from error
 
 
+def without_password(url: str) -> str:
+    """A URL as people may see it."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{parts.username}@{host}").geturl()
+
+
 def _file_system(url: str) -> tuple[Any, str]:
     """fsspec's file system for a URL, and the path in it."""
-    protocol = url.partition("://")[0]
+    protocol, shown = url.partition("://")[0], without_password(url)
     if protocol in _FORGETFUL:
-        raise RegistryError(f"{url} forgets everything when this process ends. Use another store.")
+        raise RegistryError(f"{shown} forgets all when this process ends. Use another store.")
     try:
         import fsspec
 
@@ -179,9 +187,9 @@ def _file_system(url: str) -> tuple[Any, str]:
         system, path = fsspec.url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
         raise RegistryError(
-            f"{url} needs a library that is not installed ({error}). For S3: "
+            f"{shown} needs a library that is not installed ({error}). For S3: "
             "pip install 'adaptery[team]'."
         ) from error
     except ValueError as error:
-        raise RegistryError(f"{url} is no URL that fsspec knows: {error}.") from error
+        raise RegistryError(f"{shown} is no URL that fsspec knows: {error}.") from error
     return system, path.rstrip("/")

@@ -19,6 +19,8 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+from adaptery.registry.sql.columns import plain
+
 # The newest migration. Opening a catalogue compares this with what it holds, without Alembic.
 HEAD = "0002"
 
@@ -33,7 +35,7 @@ def _version_key() -> ForeignKeyConstraint:
 adapters = Table(
     "adapters",
     metadata,
-    Column("name", String(64), primary_key=True),
+    Column("name", plain(64), primary_key=True),
     Column("events", Integer, nullable=False),
 )
 
@@ -41,15 +43,15 @@ adapters = Table(
 versions = Table(
     "versions",
     metadata,
-    Column("adapter", String(64), primary_key=True),
+    Column("adapter", plain(64), primary_key=True),
     Column("number", Integer, primary_key=True),
-    Column("digest", String(64), nullable=False),
+    Column("digest", plain(64), nullable=False),
     Column("manifest", Text, nullable=False),
-    Column("created_at", String(32), nullable=False),
+    Column("created_at", plain(32), nullable=False),
     Column("created_by", String, nullable=False),
     Column("method", String, nullable=False),
     Column("base_id", String, nullable=False),
-    Column("base_digest", String(64), nullable=False),
+    Column("base_digest", plain(64), nullable=False),
     Column("size", BigInteger, nullable=False),
     UniqueConstraint("adapter", "digest", name="one_version_per_digest"),
     # All that `listing.py` needs to find a page, so that no manifest is read for it.
@@ -63,7 +65,7 @@ versions = Table(
 metrics = Table(
     "metrics",
     metadata,
-    Column("adapter", String(64), primary_key=True),
+    Column("adapter", plain(64), primary_key=True),
     Column("number", Integer, primary_key=True),
     Column("name", String, primary_key=True),
     Column("value", Float(53), nullable=False),
@@ -74,9 +76,9 @@ metrics = Table(
 version_blobs = Table(
     "version_blobs",
     metadata,
-    Column("adapter", String(64), primary_key=True),
+    Column("adapter", plain(64), primary_key=True),
     Column("number", Integer, primary_key=True),
-    Column("sha256", String(64), primary_key=True),
+    Column("sha256", plain(64), primary_key=True),
     _version_key(),
     Index("version_blobs_by_digest", "sha256"),
 )
@@ -84,8 +86,8 @@ version_blobs = Table(
 aliases = Table(
     "aliases",
     metadata,
-    Column("adapter", String(64), primary_key=True),
-    Column("name", String(32), primary_key=True),
+    Column("adapter", plain(64), primary_key=True),
+    Column("name", plain(32), primary_key=True),
     Column("number", Integer, nullable=False),
     Column("generation", Integer, nullable=False),
     _version_key(),
@@ -95,7 +97,7 @@ aliases = Table(
 yanks = Table(
     "yanks",
     metadata,
-    Column("adapter", String(64), primary_key=True),
+    Column("adapter", plain(64), primary_key=True),
     Column("number", Integer, primary_key=True),
     _version_key(),
 )
@@ -105,18 +107,18 @@ events = Table(
     "events",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("adapter", String(64), nullable=False, index=True),
-    Column("kind", String(32), nullable=False),
+    Column("adapter", plain(64), nullable=False, index=True),
+    Column("kind", plain(32), nullable=False),
     Column("number", Integer, nullable=False),
-    Column("alias", String(32)),
+    Column("alias", plain(32)),
     Column("previous", Integer),
     Column("generation", Integer),
     Column("actor", String, nullable=False),
-    Column("at", String(32), nullable=False),
+    Column("at", plain(32), nullable=False),
     Column("reason", Text, nullable=False),
     Column("sequence", Integer, nullable=False),
     Column("data", Text, nullable=False),
-    Column("chain", String(64), nullable=False),
+    Column("chain", plain(64), nullable=False),
     _version_key(),
     UniqueConstraint("adapter", "alias", "generation", name="one_move_per_generation"),
     Index("one_event_per_sequence", "adapter", "sequence", unique=True),

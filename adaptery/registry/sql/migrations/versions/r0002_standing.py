@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from adaptery.registry.line import chained
+from adaptery.registry.sql.columns import plain
 from adaptery.registry.sql.migrations.triggers import forbid, permit
 from adaptery.types import Event, EventKind
 
@@ -17,12 +18,12 @@ down_revision = "0001"
 def upgrade() -> None:
     op.create_table(
         "adapters",
-        sa.Column("name", sa.String(64), primary_key=True),
+        sa.Column("name", plain(64), primary_key=True),
         sa.Column("events", sa.Integer, nullable=False),
     )
     op.create_table(
         "metrics",
-        sa.Column("adapter", sa.String(64), primary_key=True),
+        sa.Column("adapter", plain(64), primary_key=True),
         sa.Column("number", sa.Integer, primary_key=True),
         sa.Column("name", sa.String, primary_key=True),
         sa.Column("value", sa.Float(53), nullable=False),
@@ -30,7 +31,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "yanks",
-        sa.Column("adapter", sa.String(64), primary_key=True),
+        sa.Column("adapter", plain(64), primary_key=True),
         sa.Column("number", sa.Integer, primary_key=True),
         _version_key(),
     )
@@ -52,7 +53,7 @@ def _extend_versions() -> None:
     for column in ("method", "base_id"):
         op.add_column("versions", sa.Column(column, sa.String, nullable=False, server_default=""))
     op.add_column(
-        "versions", sa.Column("base_digest", sa.String(64), nullable=False, server_default="")
+        "versions", sa.Column("base_digest", plain(64), nullable=False, server_default="")
     )
     op.add_column("versions", sa.Column("size", sa.BigInteger, nullable=False, server_default="0"))
     connection = op.get_bind()
@@ -79,7 +80,7 @@ def _extend_versions() -> None:
 def _extend_events() -> None:
     op.add_column("events", sa.Column("sequence", sa.Integer, nullable=False, server_default="0"))
     op.add_column("events", sa.Column("data", sa.Text, nullable=False, server_default="{}"))
-    op.add_column("events", sa.Column("chain", sa.String(64), nullable=False, server_default=""))
+    op.add_column("events", sa.Column("chain", plain(64), nullable=False, server_default=""))
     connection = op.get_bind()
     rows = connection.execute(
         sa.text(
