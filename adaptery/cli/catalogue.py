@@ -1,14 +1,14 @@
-"""`adapters list`, `show` and `history`."""
+"""`adapters list`."""
 
-from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from adaptery.cli.context import (
     human_size,
     json_option,
+    moment,
     open_registry,
     print_json,
     print_table,
@@ -16,144 +16,133 @@ from adaptery.cli.context import (
     stderr,
     version_data,
 )
-from adaptery.types import AdapterRef, Alias, Version
+from adaptery.cli.params import complete_names
+from adaptery.types import Standing, Version
+
+if TYPE_CHECKING:
+    from adaptery.registry.base import Registry
+    from adaptery.registry.listing import Listed, Query
+
+_SCORES = ("macro_f1", "f1", "accuracy", "loss")
 
 
 @click.command("list")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_names)
+@click.option("--base", help="Only with this base: its id, or 8 or more digits of its digest.")
+@click.option("--method", help="Only by this training method.")
+@click.option(
+    "--sort",
+    default="name",
+    show_default=True,
+    metavar="name|published|metric.NAME",
+    help="Order: by name, the last published first, or the highest score first.",
+)
+@click.option("--limit", type=int, metavar="N", help="At most N rows.")
+@click.option("--offset", type=int, default=0, metavar="N", help="Leave out the first N rows.")
 @registry_option
 @json_option
-def list_command(name: str | None, registry: str, as_json: bool) -> None:
-    """List the adapters, or one adapter's versions."""
-    store = open_registry(registry)
-    versions, aliases = store.versions(name), by_version(store.aliases(name))
-    if name and not versions:
-        store.resolve(AdapterRef(name, alias="latest"))  # says what there is instead
-    if as_json:
-        print_json([version_data(v, aliases[v.name, v.number]) for v in versions])
-    elif name:
-        print_versions(versions, aliases)
-    elif versions:
-        print_adapters(versions, aliases)
+def list_command(name: str | None, registry: str, as_json: bool, **query: Any) -> None:
+    """List the adapters, or one adapter's versions.
+
+    Of each adapter the newest version is shown that fits --base and --method and is not yanked.
+    """
+    from adaptery.registry.listing import Query
+
+    chosen, store = Query(**query), open_registry(registry)
+    if name is not None:
+        list_versions(store, name, chosen, as_json)
     else:
-        stderr().print(f"There is no adapter in {registry} yet; `adapters train` makes one.")
+        list_adapters(store, chosen, as_json)
 
 
-def by_version(aliases: Iterable[Alias]) -> dict[tuple[str, int], list[str]]:
-    """The aliases of each (adapter, number)."""
-    found: dict[tuple[str, int], list[str]] = defaultdict(list)
-    for alias in aliases:
-        found[alias.adapter, alias.number].append(alias.name)
-    return found
+def list_versions(store: "Registry", name: str, query: "Query", as_json: bool) -> None:
+    from adaptery.registry.listing import select_versions
+
+    standing = store.standing(name)
+    versions = select_versions(store.versions(name), query)
+    if as_json:
+        print_json([listed_version(version, standing[version.number]) for version in versions])
+    elif versions:
+        print_versions(versions, standing, query.metric)
+    else:
+        stderr().print(f"No version of {name} fits.")
 
 
-def print_versions(versions: Iterable[Version], aliases: dict[tuple[str, int], list[str]]) -> None:
+def listed_version(version: Version, standing: Standing) -> dict[str, Any]:
+    said = {"yanked": standing.yanked, "tags": dict(standing.tags)}
+    return version_data(version, standing.aliases) | said
+
+
+def print_versions(
+    versions: Iterable[Version], standing: Mapping[int, Standing], metric: str | None
+) -> None:
     rows = [
         (
             str(v),
-            ", ".join(sorted(aliases[v.name, v.number])),
+            ", ".join(standing[v.number].aliases),
             v.manifest.method,
             v.manifest.base.id,
-            main_metric(v),
+            score(v, metric),
             human_size(v.manifest.size),
-            v.created_at.strftime("%Y-%m-%d %H:%M"),
+            moment(v.created_at),
             v.digest[:12],
+            "" if standing[v.number].yanked is None else f"yanked: {standing[v.number].yanked}",
         )
         for v in versions
     ]
-    print_table(
-        ("version", "aliases", "method", "base", "score", "size ", "published", "digest"), rows
-    )
+    columns = ("version", "aliases", "method", "base", "score", "size ", "published", "digest", "")
+    print_table(columns, rows)
 
 
-def print_adapters(versions: Iterable[Version], aliases: dict[tuple[str, int], list[str]]) -> None:
-    lines: dict[str, list[Version]] = defaultdict(list)
-    for version in versions:
-        lines[version.name].append(version)
-    rows = []
-    for name, line in lines.items():
-        pointers = [
-            f"{alias} → {v.number}" for v in line for alias in sorted(aliases[v.name, v.number])
-        ]
-        newest = line[-1]
-        rows.append(
-            (
-                name,
-                len(line),
-                ", ".join(pointers),
-                newest.manifest.base.id,
-                newest.manifest.method,
-                main_metric(newest),
-                newest.created_at.strftime("%Y-%m-%d %H:%M"),
-            )
+def list_adapters(store: "Registry", query: "Query", as_json: bool) -> None:
+    rows = store.newest(query)
+    if as_json:
+        print_json([listed_adapter(row) for row in rows])
+    elif rows:
+        print_adapters(rows, query.metric)
+    elif store.names():
+        stderr().print("No adapter fits.")
+    else:
+        stderr().print(f"There is no adapter in {store.url} yet; `adapters train` makes one.")
+
+
+def listed_adapter(row: "Listed") -> dict[str, Any]:
+    own = [alias for alias, number in row.aliases.items() if number == row.newest.number]
+    return {
+        "name": row.newest.name,
+        "versions": row.versions,
+        "aliases": dict(row.aliases),
+        "newest": version_data(row.newest, own) | {"yanked": row.yanked},
+    }
+
+
+def print_adapters(rows: Iterable["Listed"], metric: str | None) -> None:
+    cells = [
+        (
+            row.newest.name,
+            row.versions,
+            ", ".join(f"{alias} → {number}" for alias, number in row.aliases.items()),
+            f"{row.newest.number} (yanked)" if row.yanked else row.newest.number,
+            row.newest.manifest.method,
+            row.newest.manifest.base.id,
+            score(row.newest, metric),
+            moment(row.newest.created_at),
         )
+        for row in rows
+    ]
     print_table(
-        ("adapter", "versions ", "aliases", "base", "newest by", "its score", "published"), rows
+        (
+            *("adapter", "versions ", "aliases", "newest ", "its method", "its base"),
+            *("its score", "published"),
+        ),
+        cells,
     )
 
 
-def main_metric(version: Version) -> str:
-    """The one score that a table has room for."""
-    for name in ("macro_f1", "accuracy", "loss"):
+def score(version: Version, metric: str | None) -> str:
+    """The one score that a table has room for: the one sorted by, or else the most telling."""
+    names = _SCORES if metric is None else (metric,)
+    for name in names:
         if name in version.manifest.metrics:
             return f"{name} {version.manifest.metrics[name]:.3f}"
     return ""
-
-
-@click.command("show")
-@click.argument("ref")
-@registry_option
-@json_option
-def show_command(ref: str, registry: str, as_json: bool) -> None:
-    """Show one version: files, base, method, metrics."""
-    store = open_registry(registry)
-    version = store.resolve(AdapterRef.parse(ref))
-    aliases = by_version(store.aliases(version.name))[version.name, version.number]
-    data = version_data(version, aliases) | {"manifest": version.manifest.model_dump(mode="json")}
-    if as_json:
-        print_json(data)
-        return
-    manifest = version.manifest
-    base = manifest.base
-    rows: list[tuple[str, object]] = [
-        ("version", version),
-        ("digest", f"sha256:{version.digest}"),
-        ("aliases", ", ".join(sorted(aliases)) or "none"),
-        ("base", base.id + (f" at {base.revision}" if base.revision else "")),
-        ("base digest", base.digest),
-        ("method", manifest.method),
-        ("published", f"{version.created_at:%Y-%m-%d %H:%M} by {version.created_by}"),
-        *(
-            (f"file {f.path}", f"{human_size(f.size)}  sha256:{f.sha256[:12]}")
-            for f in manifest.files
-        ),
-        *((f"metric {name}", f"{value:.4f}") for name, value in manifest.metrics.items()),
-        *((f"config {group}", value) for group, value in manifest.config.items()),
-        ("packages", ", ".join(f"{n} {v}" for n, v in manifest.packages.items())),
-        ("probe", f"{len(manifest.probe)} prompts"),
-    ]
-    print_table(("", ""), rows)
-
-
-@click.command("history")
-@click.argument("name")
-@registry_option
-@json_option
-def history_command(name: str, registry: str, as_json: bool) -> None:
-    """Show every event of an adapter, oldest first."""
-    events = open_registry(registry).history(name)
-    if as_json:
-        print_json([asdict(event) for event in events])
-        return
-    rows = [
-        (
-            event.at.strftime("%Y-%m-%d %H:%M:%S"),
-            event.kind,
-            f"{name}@{event.number}",
-            f"{event.alias}: {event.previous or '—'} → {event.number}" if event.alias else "",
-            event.actor,
-            event.reason,
-        )
-        for event in events
-    ]
-    print_table(("when", "what", "version", "alias", "who", "why"), rows)

@@ -11,6 +11,7 @@ import click
 
 from adaptery.base_model import LocalBase, open_base
 from adaptery.cli.context import open_registry, plugins, registry_option, stderr
+from adaptery.cli.params import ref_argument
 from adaptery.types import AdapterRef
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command("chat")
-@click.argument("ref")
+@ref_argument
 @click.option("--base", help="Where the base model is, if not where it was for training.")
 @click.option("--prompt", help="Ask this one question and end.")
 @click.option("--system", help="A system message before the first question.")

@@ -12,8 +12,6 @@ from click.shell_completion import (
     split_arg_string,
 )
 
-COMMAND, VARIABLE = "adapters", "_ADAPTERS_COMPLETE"
-
 
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
@@ -22,11 +20,11 @@ def completion_command(shell: str) -> None:
 
     For bash, for example, put this into ~/.bashrc: eval "$(adapters completion bash)"
     """
-    from adaptery.cli.main import cli
+    from adaptery.cli.main import COMPLETE, cli
 
     kind = get_completion_class(shell)
     assert kind is not None, "click knows these shells"
-    click.echo(kind(cli, {}, COMMAND, VARIABLE).source())
+    click.echo(kind(cli, {}, "adapters", COMPLETE).source())
 
 
 class WholeWords(BashComplete):

@@ -4,6 +4,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -77,8 +78,23 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
     for column in columns:
         table.add_column(column.strip(), justify="right" if column.endswith(" ") else "left")
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        table.add_row(*("" if cell is None else one_line(str(cell)) for cell in row))
     stdout().print(table)
+
+
+def one_line(text: str) -> str:
+    """A text as a table can hold it: line breaks and characters that terminals obey made visible.
+
+    >>> one_line("first\\nsecond")
+    'first ↵ second'
+    """
+    text = text.replace("\n", " ↵ ").replace("\t", " ")
+    return "".join(c if c.isprintable() or c in "\u00a0\u200d" else ascii(c)[1:-1] for c in text)
+
+
+def moment(time: datetime, *, seconds: bool = False) -> str:
+    """A time as people read it, in UTC."""
+    return time.strftime("%Y-%m-%d %H:%M:%S" if seconds else "%Y-%m-%d %H:%M")
 
 
 def version_data(version: "Version", aliases: Iterable[str] = ()) -> dict[str, Any]:

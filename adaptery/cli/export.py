@@ -15,6 +15,7 @@ from adaptery.cli.context import (
     stderr,
     stdout,
 )
+from adaptery.cli.params import ref_argument
 from adaptery.types import AdapterRef
 
 
@@ -37,7 +38,7 @@ def export_options(command: Any) -> Any:
             type=click.Path(path_type=Path),
             help="A folder that is not there yet.",
         ),
-        click.argument("ref"),
+        ref_argument,
     ):
         command = option(command)
     return command

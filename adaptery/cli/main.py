@@ -8,13 +8,17 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from adaptery.errors import AdapteryError, Interrupted, suggest
 from adaptery.plugins.specs import PLUGIN_GROUP
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+COMPLETE = "_ADAPTERS_COMPLETE"
 # Command → (module, summary). The summaries stand here so that listing them imports nothing;
 # a test holds that each equals its command's own.
 COMMANDS = {
@@ -34,12 +38,16 @@ COMMANDS = {
     "verify": ("care", "Read every byte of versions and check it against its digest."),
     "fsck": ("care", "Check the whole registry: history, what derives from it, every byte."),
     "gc": ("care", "Take away what no version and no live lease refers to."),
+    "bundle": ("carry", "Write a version to one file, to be carried where no network reaches."),
+    "unbundle": ("carry", "Publish the version in a file that `adapters bundle` wrote."),
+    "sync": ("carry", "Give this registry and a remote one the versions that only the other has."),
+    "sign": ("carry", "Sign a version's manifest and files; the signature goes into its history."),
     "registry": ("registry", "Make, describe, migrate or copy a whole registry."),
     "serve": ("serve", "Serve one base and all its adapters over an OpenAI-style API."),
     "chat": ("chat", "Talk to a version on this machine."),
     "merge": ("export", "Fold a version into its base: a plain model, checked."),
     "export": ("export", "Hand a version out in another form."),
-    "completion": ("completion", "Print the script by which a shell completes commands."),
+    "completion": ("completion", "Print the script by which a shell completes commands and references."),
     "publish": ("remote", "Copy a version to a remote registry such as hf://ORG."),
     "pull": ("remote", "Copy a version from a remote registry."),
     "import": ("imports", "Check a PEFT adapter of any tool and keep it as the next version."),
@@ -58,6 +66,22 @@ class Adapters(click.Group):
             command: click.Command = getattr(module, f"{name}_command")
             return command
         return plugin_commands().get(name)
+
+    def shell_complete(
+        self, context: click.Context, incomplete: str
+    ) -> "list[CompletionItem[str]]":
+        """Commands by the table above, of which none needs to be loaded, and our own options."""
+        from click.shell_completion import CompletionItem
+
+        known = {name: summary for name, (_, summary) in COMMANDS.items()} | {
+            name: command.get_short_help_str() for name, command in plugin_commands().items()
+        }
+        commands = [
+            CompletionItem(name, help=summary)
+            for name, summary in known.items()
+            if name.startswith(incomplete)
+        ]
+        return [*commands, *click.Command.shell_complete(self, context, incomplete)]
 
     def resolve_command(
         self, context: click.Context, args: list[str]
@@ -97,6 +121,10 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code; errors are sentences on stderr."""
     quiet_libraries()
+    if COMPLETE in os.environ:  # a shell asks what may come next
+        import adaptery.cli.completion  # noqa: F401 - tells click how we answer bash
+
+        warnings.simplefilter("ignore")
     sys.exit(run(arguments))
 
 

@@ -53,9 +53,8 @@ def tag_command(ref: str, tags: tuple[str, ...], registry: str, as_json: bool) -
 
     KEY= without a value takes a tag away. The history keeps what a tag was before.
     """
-    event = open_registry(registry).tag(AdapterRef.parse(ref), pairs(tags))
-    told = (f"{key}={value}" if value else f"no {key}" for key, value in event.data.items())
-    tell(event, f"now has {', '.join(told)}.", as_json)
+    event = open_registry(registry).tag(AdapterRef.parse(ref), read_tags(tags))
+    tell(event, f"now has {tag_list(event)}.", as_json)
 
 
 @click.command("note")
@@ -69,7 +68,7 @@ def note_command(ref: str, text: str, registry: str, as_json: bool) -> None:
     tell(event, "has a new note.", as_json)
 
 
-def pairs(tags: tuple[str, ...]) -> dict[str, str]:
+def read_tags(tags: tuple[str, ...]) -> dict[str, str]:
     """Tags as they are written on the command line.
 
     Raises:
@@ -84,6 +83,12 @@ def pairs(tags: tuple[str, ...]) -> dict[str, str]:
             raise UsageError(f"The tag {key!r} is given twice; a version has one value for it.")
         found[key] = value
     return found
+
+
+def tag_list(event: Event) -> str:
+    """What an event that tags says, in a line."""
+    pairs = event.data.items()
+    return ", ".join(f"{key}={value}" if value else f"no {key}" for key, value in pairs)
 
 
 def tell(event: Event, sentence: str, as_json: bool) -> None:

@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from adaptery.registry.gate.config import CONFIG, read_config
 from adaptery.registry.gate.lora import WEIGHTS
+from adaptery.registry.transfer import checked_out
 from adaptery.registry.updates import Update, Updates
 from adaptery.types import AdapterRef, FileEntry, Manifest, Version
 
@@ -102,8 +103,10 @@ def diff(registry: "Registry", before: AdapterRef, after: AdapterRef) -> Differe
     """
     versions = registry.resolve(before), registry.resolve(after)
     old, new = (version.manifest for version in versions)
-    here, there = (registry.materialize(version) for version in versions)
-    configs = read_config(here), read_config(there)
+    with checked_out(registry, versions[0]) as first, checked_out(registry, versions[1]) as second:
+        here, there = first.directory, second.directory
+        configs = read_config(here), read_config(there)
+        weights = _weights(here, there, configs, _digest(old) == _digest(new))
     return Difference(
         *versions,
         changes=(
@@ -112,7 +115,7 @@ def diff(registry: "Registry", before: AdapterRef, after: AdapterRef) -> Differe
         ),
         scores=tuple(_scores(old.metrics, new.metrics)),
         files=tuple(_files(old, new)),
-        weights=_weights(here, there, configs, _digest(old) == _digest(new)),
+        weights=weights,
     )
 
 
