@@ -218,11 +218,14 @@ class LineRegistry(Registry):
         return [found for line, number in chosen for found in self._verify(line, number)]
 
     def fsck(self, *, repair: bool = False) -> Sequence[Finding]:
-        try:
-            self._forget()
-            return [*self._examine(repair), *self._verify_all(repair)]
-        except RegistryError as error:
-            return [Finding(self.url, str(error))]
+        found: list[Finding] = []
+        for check in (self._examine, self._verify_all):
+            try:
+                self._forget()
+                found += check(repair)
+            except (RegistryError, CorruptFile) as error:  # so damaged that it cannot go on
+                found.append(Finding(self.url, str(error)))
+        return list(dict.fromkeys(found))
 
     def _verify_all(self, repair: bool) -> Iterator[Finding]:
         for name in self._names():
