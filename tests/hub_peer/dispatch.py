@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from tests.hub_peer.faults import Trouble
 from tests.hub_peer.repos import HubError, Store
 
 if TYPE_CHECKING:
@@ -69,11 +70,13 @@ class Dispatcher(BaseHTTPRequestHandler):
         request = f"{self.command} {url.path}"
         self.peer.requests.append(request)
         try:
-            self._meet_trouble(request)
+            trouble = self._meet_trouble(request)
             self.body = self._read_body()
             self._authorize(method, url.path)
             with self.peer.lock:
                 answer = self._answer(method, url.path)
+            if trouble is not None and trouble.lose:
+                raise DroppedError
             if answer is not None:
                 self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
         except DroppedError:
@@ -86,20 +89,20 @@ class Dispatcher(BaseHTTPRequestHandler):
                 headers["Retry-After"] = str(error.retry_after)
             self._send(error.status, json.dumps(error.body).encode(), headers)
 
-    def _meet_trouble(self, request: str) -> None:
+    def _meet_trouble(self, request: str) -> Trouble | None:
         trouble = self.peer.meet(request)
         if trouble is None:
-            return
+            return None
         self.peer.closing.wait(trouble.delay)
         if trouble.half:
             self.rfile.read(int(self.headers["Content-Length"]) // 2)
-            raise DroppedError
-        self.body = self._read_body() if trouble.drop or trouble.status else b""
-        if trouble.drop:
+        if trouble.half or trouble.drop:
             raise DroppedError
         if trouble.status:
+            self._read_body()  # what is left of it would be taken for the next request
             sentence = "The peer has been told to fail"
             raise HubError(trouble.status, sentence, retry_after=trouble.retry_after)
+        return trouble
 
     @property
     def anonymous(self) -> bool:

@@ -17,16 +17,26 @@ class Trouble:
     """What happens to the next `times` requests such as `GET /api/models/org/x` that match.
 
     They wait `delay` seconds; then they are dropped, after half of the body that they bring if
-    `half`; or answered with `status`; or, without either, answered as ever.
+    `half`; or answered with `status`; or, without either, answered as ever, but for the answer
+    that gets lost if `lose`. The first `skip` of them are spared.
     """
 
     request: str
     times: int = 1
+    skip: int = 0
     status: int | None = None
     retry_after: int | str | None = None
     delay: float = 0.0
     drop: bool = False
     half: bool = False
+    lose: bool = False
 
     def meets(self, request: str) -> bool:
-        return self.times > 0 and re.search(self.request, request) is not None
+        """Whether this request is one of them; counts it."""
+        if self.times == 0 or not re.search(self.request, request):
+            return False
+        if self.skip:
+            self.skip -= 1
+            return False
+        self.times -= 1
+        return True

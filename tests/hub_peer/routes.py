@@ -33,7 +33,7 @@ class Handler(Dispatcher):
         url = f"{self.peer.url}/{name}"
         if name in self.store.repos:
             raise HubError(409, "You already created this model repo", url=url)
-        repo = self.store.repos[name] = Repo(name, private=bool(wanted.get("private")))
+        repo = self.store.repos[name] = Repo(name, private=_is_private(wanted))
         attributes = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
         repo.add("initial commit", "", {".gitattributes": self.store.regular(attributes)})
         self.store.save()
@@ -264,3 +264,8 @@ class Handler(Dispatcher):
             "blobId": git_id(pointer),
             "lfs": large,
         }
+
+
+def _is_private(wanted: dict[str, Any]) -> bool:
+    """Whether a new repository is to be private, as clients of version 1 and 2 say it."""
+    return bool(wanted.get("private")) or wanted.get("visibility") == "private"

@@ -54,10 +54,7 @@ class HubPeer:
     def meet(self, request: str) -> Trouble | None:
         """The trouble that this request gets into, if any."""
         with self.lock:
-            found = next((each for each in self.troubles if each.meets(request)), None)
-            if found is not None:
-                found.times -= 1
-            return found
+            return next((each for each in self.troubles if each.meets(request)), None)
 
     def truncate(self, repo: str, path: str) -> None:
         """Lose the last byte of a file in the newest commit, which still says its old size."""

@@ -274,9 +274,7 @@ class HubClient:
             raise self._error(doing, error) from error
 
     def _error(self, doing: str, error: Exception) -> RegistryError:
-        # The client wraps what goes wrong in a transfer; its messages have several lines.
-        wrapped = isinstance(error, RuntimeError | ValueError) and error.__cause__
-        cause = error.__cause__ if wrapped and error.__cause__ else error
+        cause = patience.cause_of(error)
         said = _line(cause)
         if isinstance(cause, OSError) and cause.errno is not None:
             return RegistryError(f"{doing} failed on this machine: {said}.")

@@ -39,11 +39,18 @@ def repeat(call: Callable[[], T]) -> T:
     for pause in _PAUSES_S:
         try:
             return call()
-        except TransportError as error:
-            if not passes(error):
+        except (TransportError, ValueError) as error:
+            cause = cause_of(error)
+            if not isinstance(cause, TransportError) or not passes(cause):
                 raise
-            time.sleep(max(pause, pause_asked(error)))
+            time.sleep(max(pause, pause_asked(cause)))
     return call()
+
+
+def cause_of(error: Exception) -> BaseException:
+    """What went wrong, which the client wraps if it does so in a transfer."""
+    wrapped = isinstance(error, RuntimeError | ValueError) and error.__cause__
+    return wrapped or error
 
 
 def passes(error: TransportError) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adaptery.errors import CorruptFile
+from adaptery.errors import CorruptFile, RemoteError
 from adaptery.registry.files.blobs import BlobStore
 from adaptery.registry.files.digests import sha256
 from adaptery.registry.gate.manifest import read_manifest
@@ -210,15 +210,17 @@ class HubReader:
         if commit not in self._trees:
             found = self._client.snapshot(repo, commit)
             if found is None:
-                raise CorruptFile(f"{repo} is gone, or nobody here may see it.")
+                raise RemoteError(f"{repo} is gone from the Hub, or nobody here may see it.")
             self._trees[commit] = found
         if path not in self._trees[commit].files:
             raise CorruptFile(f"{repo} has no {path} in commit {commit}.")
         return self._trees[commit].files[path]
 
     def _published_by(self, name: str, number: int, digest: str) -> str:
-        seen = self._seen.get(name)
-        titles = self._client.titles(self.repo(name), seen.commit) if seen else {}
+        head = self.state(name).head
+        if head is None:
+            raise RemoteError(f"{self.repo(name)} is gone from the Hub, or nobody here may see it.")
+        titles = self._client.titles(self.repo(name), head.commit)
         title = publish_title(name, number, digest)
         if title not in titles:
             raise CorruptFile(
