@@ -4,6 +4,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before torch or the Hub's client is imported, here or in a subprocess. Matrices are tiny and the
 # machine is shared; nobody listens on port 9.
@@ -16,7 +17,9 @@ os.environ |= {
 import pytest
 
 from tests.peers.postgres import PostgresPeer
-from tests.peers.s3 import S3Peer
+
+if TYPE_CHECKING:
+    from tests.peers.s3 import S3Peer
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +44,9 @@ def postgres_peer() -> Iterator[PostgresPeer]:
 
 
 @pytest.fixture(scope="session")
-def s3_peer() -> Iterator[S3Peer]:
+def s3_peer() -> Iterator["S3Peer"]:
+    from tests.peers.s3 import S3Peer
+
     with S3Peer() as peer:
         yield peer
 
@@ -53,12 +58,12 @@ def postgres(postgres_peer: PostgresPeer) -> str:
 
 
 @pytest.fixture
-def bucket(s3_peer: S3Peer, monkeypatch: pytest.MonkeyPatch) -> str:
+def bucket(s3_peer: "S3Peer", monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of an empty S3 bucket of this test's own, which libraries find."""
     for name, value in s3_peer.environment.items():
         monkeypatch.setenv(name, value)
     name = f"test-{uuid.uuid4().hex}"
-    s3_peer.client().create_bucket(Bucket=name)
+    s3_peer.client.create_bucket(Bucket=name)
     return name
 
 

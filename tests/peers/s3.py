@@ -1,9 +1,11 @@
 """An S3 end point of the tests' own: moto's server on a loopback port."""
 
 import logging
+from functools import cached_property
 from types import TracebackType
 from typing import Self
 
+import boto3
 from moto.server import ThreadedMotoServer
 
 # Every S3 library reads these; no shared configuration of the developer's is looked at.
@@ -41,10 +43,9 @@ class S3Peer:
         """The variables by which a library finds it."""
         return {**CREDENTIALS, "AWS_ENDPOINT_URL": self.url}
 
+    @cached_property
     def client(self):
         """boto3's client, to look behind the registry's back."""
-        import boto3
-
         return boto3.client(
             "s3",
             endpoint_url=self.url,

@@ -51,8 +51,8 @@ def test_latest_passes_yanked_versions_over(three):
     assert three.standing("support")[3].yanked is None
 
 
-def test_where_every_version_is_yanked_none_is_the_latest(registry, adapter):
-    registry = type(registry).open(registry.url, Gate("Not yet."))
+def test_where_every_version_is_yanked_none_is_the_latest(open_registry, adapter):
+    registry = open_registry(Gate("Not yet."))
     registry.publish("support", adapter(1))
     registry.yank(ref("support@1"), "bad")
     with pytest.raises(ReferenceNotFound, match="Every version of support was yanked"):
