@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -20,6 +21,7 @@ from adaptery.errors import UsageError, VerificationError
 from adaptery.types import AdapterRef
 
 if TYPE_CHECKING:
+    from adaptery.registry.base import Registry
     from adaptery.registry.reports import Finding
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -44,19 +46,39 @@ class Duration(click.ParamType):
 @click.command("verify")
 @click.argument("refs", nargs=-1, metavar="[REF]…")
 @click.option("--all", "everything", is_flag=True, help="Every version in the registry.")
+@click.option("--signature", is_flag=True, help="Also check that a key signed them.")
+@click.option(
+    "--public-key",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --signature: the key that must have signed them, a PEM file.",
+)
 @registry_option
 @json_option
-def verify_command(refs: tuple[str, ...], everything: bool, registry: str, as_json: bool) -> None:
+def verify_command(
+    refs: tuple[str, ...],
+    everything: bool,
+    signature: bool,
+    public_key: Path | None,
+    registry: str,
+    as_json: bool,
+) -> None:
     """Read every byte of versions and check it against its digest.
 
     Ends with 5 if one is not what it must be.
     """
     if bool(refs) == everything:
         raise UsageError("Name the versions to verify, or give --all for every one.")
+    if signature != (public_key is not None):
+        raise UsageError("To check signatures, give both --signature and --public-key FILE.")
     store = open_registry(registry)
+    chosen = None if everything else [AdapterRef.parse(ref) for ref in refs]
     with stderr().status("Reading every byte …"):
-        found = store.verify(None if everything else [AdapterRef.parse(ref) for ref in refs])
-    report(found, "Every byte has its digest.", as_json)
+        found = list(store.verify(chosen))
+        if public_key is not None:
+            found += unsigned(store, chosen, public_key)
+    fine = f" and is signed by the key in {public_key}" if public_key else ""
+    report(found, f"Every byte has its digest{fine}.", as_json)
 
 
 @click.command("fsck")
@@ -97,6 +119,21 @@ def gc_command(grace: float, dry_run: bool, registry: str, as_json: bool) -> Non
         f"{swept.checkouts} directories out of use, {swept.unfinished} unfinished writes; "
         f"{swept.leased} directories are leased and stay."
     )
+
+
+def unsigned(
+    store: "Registry", refs: Sequence[AdapterRef] | None, public_key: Path
+) -> list["Finding"]:
+    """Which versions (all if None) are not signed by this key, and why that is said."""
+    from adaptery.registry.reports import Finding
+
+    found = []
+    for ref in refs or [AdapterRef(v.name, number=v.number) for v in store.versions()]:
+        try:
+            store.verify_signature(ref, public_key)
+        except VerificationError as error:
+            found.append(Finding(f"the signature of {ref}", str(error)))
+    return found
 
 
 def report(found: Sequence["Finding"], fine: str, as_json: bool) -> None:

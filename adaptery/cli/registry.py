@@ -1,6 +1,7 @@
 """`adapters registry`: what concerns a registry as a whole."""
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,8 +12,15 @@ from adaptery.cli.context import (
     print_json,
     print_table,
     registry_option,
+    stderr,
     stdout,
 )
+from adaptery.cli.progress import Bars
+from adaptery.errors import UsageError
+from adaptery.types import Event
+
+if TYPE_CHECKING:
+    from adaptery.registry.histories import Progress
 
 
 @click.group("registry")
@@ -61,3 +69,42 @@ def migrate_command(registry: str, as_json: bool) -> None:
         stdout().print(f"Migrated {store.url}. What it was before is kept in {backup}.")
     else:
         stdout().print(f"{store.url} is up to date; nothing was changed.")
+
+
+@registry_command.command("copy")
+@click.argument("source")
+@click.argument("target")
+@json_option
+def copy_command(source: str, target: str, as_json: bool) -> None:
+    """Copy every adapter from one registry to another, with its whole history.
+
+    SOURCE and TARGET are URLs of registries of any kind. Versions, aliases and events are the same
+    in both afterwards. Copy again to continue after an interruption, or to bring TARGET up to date.
+    """
+    original, copy = open_registry(source), open_registry(target)
+    with Bars(stderr()) as bars:
+        copied = original.copy_to(copy, on_progress(bars))
+    if not copied.adapters:
+        raise UsageError(f"{original.url} holds no adapter, so there is nothing to copy.")
+    if as_json:
+        print_json(asdict(copied))
+        return
+    stdout().print(
+        f"{copied.adapters} adapters are the same in {original.url} and {copy.url}: "
+        f"{copied.versions} versions and {copied.events} events were copied, {copied.present} "
+        "events were there."
+    )
+
+
+def on_progress(bars: Bars) -> "Progress":
+    """Draws how many events are done."""
+    shown = 0
+
+    def show(done: int, total: int, _event: Event) -> None:
+        nonlocal shown
+        if not shown:
+            bars.phase("Copying events", total)
+        bars.advance(done - shown)
+        shown = done
+
+    return show

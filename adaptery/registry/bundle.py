@@ -69,9 +69,11 @@ def bundle(registry: Registry, ref: AdapterRef, file: Path, *, force: bool = Fal
 
     Raises:
         ReferenceNotFound: `ref` means nothing.
-        UsageError: `file` is there already.
+        UsageError: `file` is there already, or a directory.
         CorruptFile: a file of the version no longer has its digest.
     """
+    if file.is_dir():
+        raise UsageError(f"{file} is a directory: name the file to write in it.")
     if file.exists() and not force:
         raise UsageError(f"{file} is there already. Give --force to replace it.")
     version = registry.resolve(ref)

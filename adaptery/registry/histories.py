@@ -54,7 +54,7 @@ def copy_registry(
             written.
         CorruptFile, InvalidAdapter: a version cannot be copied; what came before it was.
     """
-    names = sorted({version.name for version in source.versions()})
+    names = source.names()
     plans = [_missing(source, target, name) for name in names]
     total = sum(len(line.events) for line, _ in plans)
     done = 0
@@ -85,9 +85,8 @@ def sync(local: Registry, remote: Registry, name: str) -> Synced:
     check_name(name)
     ours, theirs = _line(local, name), _line(remote, name)
     if not ours.events and not theirs.events:
-        known = {version.name for version in local.versions()}
         missing = f"There is no adapter {name!r} in {local.url} or {remote.url}."
-        raise ReferenceNotFound(join(missing, suggest(name, known)))
+        raise ReferenceNotFound(join(missing, suggest(name, local.names())))
     common = _common(ours, theirs)
     if common == len(theirs.events):
         sent = _append_all(local, ours.events[common:], remote)

@@ -35,12 +35,18 @@ def checked_out(registry: Registry, version: Version) -> Iterator[AdapterPackage
 
 
 def copy_version(
-    source: Registry, ref: AdapterRef, target: Registry, name: str | None = None
+    source: Registry,
+    ref: AdapterRef,
+    target: Registry,
+    name: str | None = None,
+    *,
+    reason: str = "",
 ) -> Version:
     """Publish in `target` what `ref` means in `source`, unchanged and under the same number.
 
     Args:
         name: what to call it in `target`; what it is called in `source` if None.
+        reason: why; kept in the history of `target`.
 
     Raises:
         ReferenceNotFound: `ref` means nothing in `source`.
@@ -48,18 +54,14 @@ def copy_version(
         Conflict: `target` holds something else under this name and number.
     """
     version = source.resolve(ref)
+    told = f"copied from {_public_name(source, version)}" + (f": {reason}" if reason else "")
     try:
         with checked_out(source, version) as package:
-            return target.publish(
-                name or version.name,
-                package,
-                number=version.number,
-                reason=f"copied from {_public_name(source, version)}",
-            )
+            return target.publish(name or version.name, package, number=version.number, reason=told)
     except Conflict as error:
         raise Conflict(
             f"{target.url} does not take {version} of {source.url}: {error} "
-            "Use --name to keep it there under another name."
+            "Use --name, or another NAME in hf://ORG/NAME, to keep it there under another name."
         ) from error
 
 
@@ -81,7 +83,7 @@ def publish_version(
     """
     if alias is not None:
         check_alias(alias)
-    copied = copy_version(source, ref, target, name)
+    copied = copy_version(source, ref, target, name, reason=reason)
     if alias is not None and alias_numbers(target, copied.name).get(alias) != copied.number:
         target.promote(AdapterRef(copied.name, number=copied.number), alias, reason=reason)
     return copied

@@ -65,8 +65,8 @@ def test_a_published_version_can_become_an_alias_at_once(local, hub, adapter):
         local.publish("support", adapter(seed))
         publish_version(local, ref(f"support@{seed}"), hub, alias="live", reason="go")
     assert [(e.kind, e.number, e.alias, e.reason) for e in hub.history("support")] == [
-        ("published", 1, "live", "copied from support@1"),
-        ("published", 2, None, "copied from support@2"),
+        ("published", 1, "live", "copied from support@1: go"),
+        ("published", 2, None, "copied from support@2: go"),
         ("promoted", 2, "live", "go"),
     ]
     publish_version(local, ref("support@2"), hub, alias="live", reason="again")
