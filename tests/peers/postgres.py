@@ -72,7 +72,7 @@ class PostgresPeer:
         import psycopg
 
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{database}"')
+            connection.execute(f'CREATE DATABASE "{database}" STRATEGY file_copy')
         return self.url(database)
 
     def _start(self) -> None:

@@ -99,7 +99,12 @@ class Database(ABC):
                 )
             require_known(found, self.name)
             place = self._back_up(connection, backup_label(found))
-            upgrade(connection)
+            try:
+                upgrade(connection)
+            except (KeyError, TypeError, ValueError) as error:
+                raise RegistryError(
+                    f"{self.name} holds what cannot be migrated ({error}), so nothing was changed."
+                ) from error
         return place
 
     def close(self) -> None:

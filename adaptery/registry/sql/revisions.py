@@ -1,5 +1,6 @@
 """Which schema a catalogue has, and bringing it to ours with Alembic."""
 
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from sqlalchemy import Connection, inspect
 from adaptery.errors import RegistryError
 from adaptery.registry.sql.schema import HEAD
 
+_ONE_AT_A_TIME = threading.Lock()  # Alembic keeps what it is doing in global variables.
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -54,7 +56,8 @@ def upgrade(connection: Connection, target: str = "head") -> None:
     """Run the migrations that the database has not seen, in the caller's transaction."""
     from alembic import command
 
-    command.upgrade(_config(connection), target)
+    with _ONE_AT_A_TIME:
+        command.upgrade(_config(connection), target)
 
 
 def _known() -> set[str]:
