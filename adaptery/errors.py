@@ -31,6 +31,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import ClassVar
 
+_MAX_SHOWN = 120  # characters of a strange value that a message repeats
+
 
 class AdapteryError(Exception):
     """Root of the tree. Its text is one or more full sentences meant for the user."""
@@ -141,6 +143,12 @@ def suggest(name: str, known: Iterable[str]) -> str:
     near = get_close_matches(name, names, n=1)
     guess = f"Did you mean {near[0]!r}? " if near else ""
     return f"{guess}Known: {', '.join(names)}."
+
+
+def brief(value: object, *, quote: bool = True) -> str:
+    """A value that came from outside, as a message may repeat it: quoted, and not at any length."""
+    text = repr(value) if quote else repr(value)[1:-1]
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]} …"
 
 
 def join(*sentences: str) -> str:

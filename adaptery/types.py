@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
-from adaptery.errors import InvalidName
+from adaptery.errors import InvalidName, brief
 
-NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]|\.(?!\.)){0,62}(?<![._-])")
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9_]|\.(?!\.)|-(?!-)){0,62}(?<![._-])(?<!\.git)")
 ALIAS = re.compile(r"[a-z][a-z0-9-]{0,31}(?<!-)")
 DIGEST_PREFIX = re.compile(r"sha256:[0-9a-f]{8,64}")
 TAG_KEY = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
@@ -32,12 +32,14 @@ def check_name(name: str) -> str:
 
     Raises:
         InvalidName: it is not 1–63 of `a-z 0-9 . _ -`, starting and ending with a letter or digit,
-            without two dots in a row. Lower case only, so that no file system merges two names.
+            without `..`, `--` or `.git` at the end, which the Hub does not take. Lower case only,
+            so that no file system merges two names.
     """
     if not NAME.fullmatch(name):
         raise InvalidName(
-            f"{name!r} cannot name an adapter: use 1 to 63 of a-z, 0-9, '.', '_' and '-', "
-            "starting and ending with a letter or digit, and no '..'."
+            f"{brief(name)} cannot name an adapter: use 1 to 63 of a-z, 0-9, '.', '_' and '-', "
+            "starting and ending with a letter or digit, without '..' and '--' and '.git' at the "
+            "end."
         )
     return name
 
@@ -51,8 +53,8 @@ def check_alias(alias: str) -> str:
     """
     if alias == LATEST or re.fullmatch(r"v\d+", alias) or not ALIAS.fullmatch(alias):
         raise InvalidName(
-            f"{alias!r} cannot be an alias: use a letter followed by at most 31 of a-z, 0-9 and "
-            f"'-' (and neither '{LATEST}' nor a version tag such as 'v3')."
+            f"{brief(alias)} cannot be an alias: use a letter followed by at most 31 of a-z, 0-9 "
+            f"and '-' (and neither '{LATEST}' nor a version tag such as 'v3')."
         )
     return alias
 
@@ -115,12 +117,13 @@ class AdapterRef:
         check_name(name)
         if not at:
             return cls(name, alias=LIVE)
-        if re.fullmatch(r"v?[1-9]\d{0,8}", selector):
+        if re.fullmatch(r"v?[1-9][0-9]{0,8}", selector):
             return cls(name, number=int(selector.removeprefix("v")))
         if selector.startswith("sha256:"):
             if not DIGEST_PREFIX.fullmatch(selector):
                 raise InvalidName(
-                    f"{text!r}: a digest is 'sha256:' and 8 to 64 hexadecimal digits in lower case."
+                    f"{brief(text)}: a digest is 'sha256:' and 8 to 64 hexadecimal digits in lower "
+                    "case."
                 )
             return cls(name, digest=selector.removeprefix("sha256:"))
         return cls(name, alias=selector if selector == LATEST else check_alias(selector))
@@ -149,7 +152,7 @@ class RemoteRef:
         """
         match = re.fullmatch(r"(hf://[A-Za-z0-9][A-Za-z0-9._-]*)/([^/]+)", text)
         if not match:
-            raise InvalidName(f"{text!r} is not a remote reference: write hf://ORG/NAME[@v3].")
+            raise InvalidName(f"{brief(text)} is not a remote reference: write hf://ORG/NAME[@v3].")
         return cls(match[1], AdapterRef.parse(match[2]))
 
     def __str__(self) -> str:

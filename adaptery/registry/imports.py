@@ -15,12 +15,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from adaptery.base_model import LocalBase, looks_like_a_path, open_base
-from adaptery.errors import BaseNotFound, InvalidAdapter
+from adaptery.errors import BaseNotFound, InvalidAdapter, brief
 from adaptery.registry.base import Registry
 from adaptery.registry.gate.config import CONFIG, read_config
 from adaptery.registry.gate.fit import check_fit
 from adaptery.registry.gate.package import TEMPLATE, build_files
-from adaptery.registry.gate.text import brief
 from adaptery.registry.sources import Source, open_source
 from adaptery.types import AdapterPackage, Manifest, Version, check_name, sha256_of
 
@@ -80,18 +79,24 @@ def import_adapter(
     """
     check_name(name)
     with TemporaryDirectory(prefix="adaptery-import-") as scratch:
-        staged = Path(scratch) / "staged"
         try:
             found = open_source(source, Path(scratch) / "source")
-            provenance = found.stage(staged, convert_pickle=convert_pickle)
+            package = _package(found, Path(scratch) / "staged", base, convert_pickle)
         except OSError as error:
             raise InvalidAdapter(f"{brief(source)} cannot be read and copied: {error}.") from error
-        config = read_config(staged)
-        trained_on = _base(base, config, found)
-        check_fit(staged, trained_on)
-        package = AdapterPackage(staged, _manifest(staged, config, trained_on, provenance))
         version = registry.publish(name, package, reason=reason or f"imported from {found.origin}")
     return Imported(version, found.left_behind)
+
+
+def _package(found: Source, staged: Path, base: str | None, convert_pickle: bool) -> AdapterPackage:
+    """A checked copy of the source's adapter in `staged`, with its manifest."""
+    found.check(convert_pickle=convert_pickle)
+    trained_on = _base(base, read_config(found.directory), found)
+    if not found.is_pickle:
+        check_fit(found.directory, trained_on)  # before a file that claims to be huge is copied
+    provenance = found.stage(staged)
+    check_fit(staged, trained_on)
+    return AdapterPackage(staged, _manifest(staged, read_config(staged), trained_on, provenance))
 
 
 def _base(given: str | None, config: Mapping[str, Any], source: Source) -> LocalBase:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adaptery.errors import CorruptFile, InvalidAdapter, InvalidName, ReferenceNotFound
+from adaptery.errors import CorruptFile, InvalidAdapter, InvalidName, ReferenceNotFound, brief
 from adaptery.registry.files.digests import sha256
 from adaptery.registry.gate.config import CONFIG
 from adaptery.registry.gate.lora import WEIGHTS
 from adaptery.registry.gate.package import ALLOWED_FILES, TEMPLATE, check_contents
-from adaptery.registry.gate.text import MAX_TEXT, brief, listed, read_text, strict_json
+from adaptery.registry.gate.text import MAX_TEXT, listed, read_text, strict_json
 from adaptery.registry.gate.unpickle import convert
 
 if TYPE_CHECKING:
@@ -57,26 +57,46 @@ class Source:
         taken = {CONFIG, self.weights, TEMPLATE if TEMPLATE in self.files else TOKENIZER}
         return tuple(sorted(self.files - taken))
 
-    def stage(self, target: Path, *, convert_pickle: bool) -> dict[str, str]:
+    @property
+    def is_pickle(self) -> bool:
+        return WEIGHTS not in self.files
+
+    def check(self, *, convert_pickle: bool) -> None:
+        """Check what can be checked without opening a pickle or reading any tensor.
+
+        Raises:
+            InvalidAdapter: it is no adapter, or a pickle that is not to be converted.
+        """
+        self._check_there()
+        for name in {*self._allowed, str(self.weights)}:
+            require_plain_file(self.directory / name)
+        check_contents(self.directory, self._allowed)
+        if self.is_pickle and not convert_pickle:
+            raise InvalidAdapter(
+                f"{self.origin} keeps its tensors in {self.weights}, a pickle, which can run code "
+                "when it is opened. With --convert-pickle its tensors, and nothing else, are "
+                "taken out by a process of its own."
+            )
+
+    def stage(self, target: Path) -> dict[str, str]:
         """Copy the adapter into `target`, which is made, and give its provenance for a manifest.
 
         Raises:
-            InvalidAdapter: it is no adapter, or a pickle that was not to be converted.
+            InvalidAdapter: the pickle holds more than tensors.
         """
-        self._check_there()
         target.mkdir()
         provenance = {"from": self.origin} | ({"commit": self.commit} if self.commit else {})
-        names = sorted(self.files & ALLOWED_FILES.keys())
-        for name in names:
-            require_plain_file(self.directory / name)
-        check_contents(self.directory, names)
-        for name in names:
+        for name in self._allowed:
             copy_file(self.directory / name, target / name)
-        if WEIGHTS not in names:
-            provenance["converted_from"] = self._convert(target, convert_pickle)
-        if TEMPLATE not in names:
+        if self.is_pickle:
+            provenance["converted_from"] = self._convert(target)
+        if TEMPLATE not in self.files:
             self._stage_template(target)
         return provenance
+
+    @property
+    def _allowed(self) -> list[str]:
+        return sorted(self.files & ALLOWED_FILES.keys())
 
     def _check_there(self) -> None:
         """Raises `InvalidAdapter` unless there are a configuration and tensors."""
@@ -87,15 +107,9 @@ class Source:
         if self.weights is None:
             raise InvalidAdapter(f"{self.origin} has no {WEIGHTS}. It holds {listed(self.files)}.")
 
-    def _convert(self, target: Path, allowed: bool) -> str:
+    def _convert(self, target: Path) -> str:
         """Make the pickle into safetensors; gives its name and digest."""
         name = str(self.weights)
-        if not allowed:
-            raise InvalidAdapter(
-                f"{self.origin} keeps its tensors in {name}, a pickle, which can run code when it "
-                "is opened. With --convert-pickle its tensors, and nothing else, are taken out "
-                "by a process of its own."
-            )
         pickle = target.with_name(name)
         copy_file(self.directory / name, pickle)
         convert(pickle, target / WEIGHTS)

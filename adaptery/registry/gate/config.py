@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
-from adaptery.errors import InvalidAdapter
+from adaptery.errors import InvalidAdapter, brief
 from adaptery.registry.gate.patterns import check_pattern
-from adaptery.registry.gate.text import brief, read_text, strict_json
+from adaptery.registry.gate.text import read_text, strict_json
 
 CONFIG = "adapter_config.json"
 
@@ -40,7 +40,7 @@ _PATTERNS = ("target_modules", "exclude_modules", "layers_pattern")
 _KEYED = ("rank_pattern", "alpha_pattern")
 _IDS = ("base_model_name_or_path", "revision", "peft_version", "task_type")
 MODULE_NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
-_MAX_ID = 1024  # characters
+_MAX_ID = 512  # characters
 
 Rank = Annotated[int, Field(ge=1)]
 
@@ -145,7 +145,10 @@ def _check_names(config: Mapping[str, Any]) -> None:
         elif value is not None:
             raise InvalidAdapter(f"{CONFIG}: {field} is {brief(value)}, not a list of modules.")
     for field in _KEYED:
-        for pattern in config.get(field) or ():
+        value = config.get(field)
+        if not isinstance(value, dict | None):
+            raise InvalidAdapter(f"{CONFIG}: {field} is {brief(value)}, not a mapping of modules.")
+        for pattern in value or ():
             if not MODULE_NAME.fullmatch(pattern):
                 check_pattern(pattern, f"{CONFIG}: {field}")
 

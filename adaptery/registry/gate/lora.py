@@ -142,7 +142,7 @@ def _pair(module: str, sides: Mapping[str, TensorInfo], embedding: bool) -> Pair
         if side not in sides:
             raise InvalidAdapter(f"{WEIGHTS}: {module!r} has no lora_{side}.")
         shape = sides[side].shape
-        if len(shape) != 2 or 0 in shape:
+        if len(shape) != 2:
             raise InvalidAdapter(
                 f"{WEIGHTS}: {sides[side].name!r} has the shape {shape}; it must be a matrix."
             )

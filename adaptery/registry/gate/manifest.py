@@ -4,8 +4,8 @@ import json
 
 from pydantic import ValidationError
 
-from adaptery.errors import InvalidAdapter
-from adaptery.registry.gate.text import brief, strict_json
+from adaptery.errors import InvalidAdapter, brief
+from adaptery.registry.gate.text import strict_json
 from adaptery.types import Manifest
 
 MAX_MANIFEST = 4 * 2**20  # bytes

@@ -126,9 +126,6 @@ def _check_weights(directory: Path) -> None:
     config = read_config(directory)
     if config.get("peft_type") == "LORA":
         check_pairs(tensors, declaration(config))
-    for tensor in tensors:
-        if 0 in tensor.shape:
-            raise InvalidAdapter(f"{WEIGHTS}: {tensor.name!r} is empty: {tensor.shape}.")
     if not tensors:
         raise InvalidAdapter(f"{WEIGHTS} holds no tensors.")
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from adaptery.errors import InvalidAdapter
-from adaptery.registry.gate.text import brief, strict_json
+from adaptery.errors import InvalidAdapter, brief
+from adaptery.registry.gate.text import strict_json
 
 # dtype -> (unsigned integer of the same width, exponent mask): a value whose exponent bits are all
 # set is NaN or infinite, in each of the three formats.
@@ -25,7 +25,11 @@ _EXPONENTS = {
     "BF16": (np.uint16, 0x7F80),
 }
 _MAX_HEADER = 12 * 2**20  # 70,000 tensors: every expert of the largest mixtures
+_MAX_FILE = 64 * 2**30
 _MAX_DIMENSIONS = 8
+_MAX_PARTS = (
+    16  # commas and colons in a tensor's entry, so that no other header is parsed at length
+)
 _CHUNK = 16 * 2**20  # bytes read at once
 # What modules and parameters are called. No tensor's name ever becomes a path; all the same none
 # can climb out of a directory or write to a terminal.
@@ -52,6 +56,8 @@ def read_header(path: Path) -> list[TensorInfo]:
             fit its shape, overlap another's or leave a gap.
     """
     size = path.stat().st_size
+    if size > _MAX_FILE:
+        raise InvalidAdapter(f"{path.name} has {size} bytes; an adapter has at most {_MAX_FILE}.")
     with path.open("rb") as file:
         start = file.read(8)
         length = int.from_bytes(start, "little")
@@ -61,6 +67,8 @@ def read_header(path: Path) -> list[TensorInfo]:
                 f"{length} bytes, of a file of {size}; at most {_MAX_HEADER} are read."
             )
         data = file.read(length)
+    if data.count(b",") + data.count(b":") > _MAX_PARTS * (data.count(b'"data_offsets"') + 1000):
+        raise InvalidAdapter(f"The header of {path.name} is malformed: most of it is no tensor.")
     header = strict_json(data, f"The header of {path.name}")
     if not data.startswith(b"{"):
         raise InvalidAdapter(f"The header of {path.name} is not a JSON object.")
@@ -95,8 +103,10 @@ def _tensor(file: str, name: str, entry: Any, origin: int, size: int) -> TensorI
         raise InvalidAdapter(
             f"{file}: {name!r} is {brief(dtype, quote=False)}; use one of {', '.join(_EXPONENTS)}."
         )
+    if 0 in shape:
+        raise InvalidAdapter(f"{file}: {name!r} is empty: its shape is {brief(shape)}.")
     possible = len(shape) <= _MAX_DIMENSIONS and all(
-        type(length) is int and 0 <= length <= size for length in shape
+        type(length) is int and 0 < length <= size for length in shape
     )
     if not possible:
         raise InvalidAdapter(f"{file}: {name!r} has the impossible shape {brief(shape)}.")

@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from adaptery.errors import InvalidAdapter
+from adaptery.errors import InvalidAdapter, brief
 
 MAX_TEXT = 1 << 20  # bytes of a configuration or a template
-_MAX_SHOWN = 120  # characters of a strange value that a message repeats
 _MAX_NAMES = 10
 _MAX_DEPTH = 32
 
@@ -58,12 +57,6 @@ def _depth(value: Any) -> int:
                 inner.extend(each)
         level, depth = inner, depth + 1
     return depth
-
-
-def brief(value: object, *, quote: bool = True) -> str:
-    """A value of whoever made the adapter, as a message may repeat it."""
-    text = repr(value) if quote else repr(value)[1:-1]
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]} …"
 
 
 def listed(names: Iterable[str]) -> str:

@@ -14,8 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from adaptery.errors import InvalidAdapter
-from adaptery.registry.gate.text import brief
+from adaptery.errors import InvalidAdapter, brief
 
 _SECONDS = 120
 _SPARE = 256 * 2**20  # bytes beside the copies

@@ -7,12 +7,12 @@ was checked: its grammar, its texts, and that it tells a history that can have h
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, Field, ValidationError, model_validator
 
-from adaptery.errors import CorruptFile, InvalidAdapter, RegistryError
-from adaptery.registry.gate.text import brief, strict_json
+from adaptery.errors import CorruptFile, InvalidAdapter, RegistryError, brief
+from adaptery.registry.gate.text import strict_json
 from adaptery.registry.line import Line
 from adaptery.types import (
     Alias,
@@ -95,12 +95,7 @@ def read_ledger(data: bytes, name: str, what: str) -> Line:
     """
     try:
         value = strict_json(data, what)
-        written = value.get("schema_version") if isinstance(value, dict) else None
-        if isinstance(written, int) and written > _SCHEMA:
-            raise RegistryError(
-                f"{what} was written by a newer adaptery: it has schema {written}, and this one "
-                f"reads up to {_SCHEMA}. Update adaptery."
-            )
+        _check_schema(value, what)
         ledger = Ledger.model_validate(value)
     except InvalidAdapter as error:
         raise CorruptFile(f"{what} cannot be read: {error}") from error
@@ -128,6 +123,17 @@ def write_ledger(digests: Mapping[int, str], events: Sequence[Event], what: str)
             "another name."
         )
     return data
+
+
+def _check_schema(value: Any, what: str) -> None:
+    schema = value.get("schema_version") if isinstance(value, dict) else None
+    if type(schema) is not int:  # True is an int, and 1
+        raise CorruptFile(f"{what} cannot be read: it is no object with a schema_version.")
+    if schema > _SCHEMA:
+        raise RegistryError(
+            f"{what} was written by a newer adaptery: it has schema {brief(schema)}, and this one "
+            f"reads up to {_SCHEMA}. Update adaptery."
+        )
 
 
 def _check_place(row: Row, place: int, adapter: str) -> None:

@@ -199,7 +199,7 @@ def changed_tensors(change):
         ),
         (
             lambda t: t.update({f"{Q}.lora_A.weight": np.zeros((4, 0), np.float32)}),
-            "must be a matrix",
+            "lora_A.weight' is empty",
         ),
         (
             lambda t: t.update({"base_model.model.lm_head.weight": np.zeros((2, 2), np.float32)}),
