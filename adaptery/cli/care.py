@@ -17,6 +17,7 @@ from adaptery.cli.context import (
     stderr,
     stdout,
 )
+from adaptery.cli.params import complete_references
 from adaptery.errors import UsageError, VerificationError
 from adaptery.types import AdapterRef
 
@@ -44,7 +45,7 @@ class Duration(click.ParamType):
 
 
 @click.command("verify")
-@click.argument("refs", nargs=-1, metavar="[REF]…")
+@click.argument("refs", nargs=-1, metavar="[REF]…", shell_complete=complete_references)
 @click.option("--all", "everything", is_flag=True, help="Every version in the registry.")
 @click.option("--signature", is_flag=True, help="Also check that a key signed them.")
 @click.option(

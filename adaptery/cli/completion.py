@@ -28,9 +28,10 @@ def completion_command(shell: str) -> None:
 
 
 class WholeWords(BashComplete):
-    """Bash breaks words at `@`, `:` and `=`, so that it would ask for `2` where support@2 stands.
+    """Bash breaks words at `@`, `:` and `=`, so that it would ask for `@2` where support@2 stands.
 
-    Here it hands over the line instead, and gets back what belongs after its last break.
+    Here it hands over the line instead, and gets back what belongs where its last word begins:
+    with an `@`, which bash takes for the beginning of a host, but after any other break.
     """
 
     source_template = """\
@@ -58,8 +59,9 @@ complete -o nosort -F %(complete_func)s %(prog_name)s
 
     def format_completion(self, item: "CompletionItem[Any]") -> str:
         incomplete = self.get_completion_args()[1]
-        last = max((incomplete.rfind(mark) for mark in os.environ["COMP_BREAKS"]), default=-1)
-        return f"{item.type},{str(item.value).removeprefix(incomplete[: last + 1])}"
+        breaks = os.environ["COMP_BREAKS"]
+        last = max(incomplete.rfind(mark) + (mark != "@") for mark in breaks)
+        return f"{item.type},{str(item.value).removeprefix(incomplete[: max(last, 0)])}"
 
 
 add_completion_class(WholeWords)
