@@ -192,4 +192,6 @@ def _file_system(url: str) -> tuple[Any, str]:
         ) from error
     except ValueError as error:
         raise RegistryError(f"{shown} is no URL that fsspec knows: {error}.") from error
+    except OSError as error:  # some connect at once
+        raise RemoteError(f"{shown} cannot be reached: {error}.") from error
     return system, path.rstrip("/")
