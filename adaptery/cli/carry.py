@@ -1,6 +1,8 @@
 """`adapters bundle`, `unbundle`, `sync` and `sign`: versions, histories and signatures carried."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +20,7 @@ from adaptery.cli.context import (
 )
 from adaptery.cli.params import ref_argument
 from adaptery.cli.remote import name_option, remote_adapter
-from adaptery.errors import UsageError
+from adaptery.errors import Interrupted, UsageError
 from adaptery.types import AdapterRef
 
 if TYPE_CHECKING:
@@ -82,7 +84,7 @@ def sync_command(remote: str, registry: str, as_json: bool) -> None:
     they have diverged, versions are exchanged under their own numbers, and aliases stay.
     """
     target = remote_adapter(remote, "a whole adapter is synchronized")
-    with stderr().status(f"Synchronizing with {remote} …"):
+    with resumable(), stderr().status(f"Synchronizing with {remote} …"):
         done = open_registry(registry).sync(open_registry(target.registry), target.ref.name)
     if as_json:
         print_json({**asdict(done), "remote": target.registry})
@@ -106,9 +108,9 @@ def sign_command(
 
     `adapters verify --signature` checks it with the public key, here and wherever it was copied.
     """
-    if password_env is not None and password_env not in os.environ:
-        raise UsageError(f"There is no variable {password_env} with the key's password.")
-    password = os.environ[password_env] if password_env else None
+    password = os.environ.get(password_env) if password_env is not None else None
+    if password_env is not None and not password:
+        raise UsageError(f"There is no password in the variable {password_env}.")
     store = open_registry(registry)
     with stderr().status(f"Signing {ref} …"):
         event = store.sign(AdapterRef.parse(ref), key, password)
@@ -116,6 +118,17 @@ def sign_command(
         print_json(asdict(event))
     else:
         stdout().print(f"{event.adapter}@{event.number} is signed with {key}.", soft_wrap=True)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Say after a Ctrl-C what `main` cannot know: part of it has happened, and for good."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "Interrupted. What was copied stays; repeat the command to go on."
+        ) from None
 
 
 def _story(done: "Synced", remote: str) -> list[str]:

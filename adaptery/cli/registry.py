@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from adaptery.cli.carry import resumable
 from adaptery.cli.context import (
     human_size,
     json_option,
@@ -82,7 +83,7 @@ def copy_command(source: str, target: str, as_json: bool) -> None:
     in both afterwards. Copy again to continue after an interruption, or to bring TARGET up to date.
     """
     original, copy = open_registry(source), open_registry(target)
-    with Bars(stderr()) as bars:
+    with resumable(), Bars(stderr()) as bars:
         copied = original.copy_to(copy, on_progress(bars))
     if not copied.adapters:
         raise UsageError(f"{original.url} holds no adapter, so there is nothing to copy.")

@@ -30,7 +30,7 @@ def check_private_key(path: Path, password: str | None) -> None:
     if b"PUBLIC KEY" in pem:
         raise UsageError(f"{path} is a public key; signing takes the private one.")
     try:
-        key = load_pem_private_key(pem, password.encode() if password is not None else None)
+        key = load_pem_private_key(pem, password.encode() if password else None)
     except (TypeError, ValueError, UnsupportedAlgorithm) as error:
         _refuse_private(path, error, password)
     _check_curve(path, key.public_key())
@@ -66,13 +66,13 @@ def public_key_hint(path: Path) -> str:
 
 def _refuse_private(path: Path, error: Exception, password: str | None) -> NoReturn:
     """Say why a private key could not be loaded: the library tells a password by `TypeError`."""
-    if isinstance(error, TypeError) and password is None:
+    if isinstance(error, TypeError) and not password:
         raise UsageError(
             f"{path} is encrypted: name the variable that holds its password with --password-env."
         ) from error
     if isinstance(error, TypeError):
         raise UsageError(f"{path} is not encrypted, so it takes no password.") from error
-    if password is not None:
+    if password:
         raise UsageError(f"{path} does not open with this password.") from error
     raise UsageError(f"{path} is no private key in PEM. {_MAKE_ONE}") from error
 

@@ -38,7 +38,7 @@ def sign(registry: Registry, ref: AdapterRef, key: Path, password: str | None = 
     from model_signing import signing
 
     # The library asks for a text here, but what it calls with it takes only bytes.
-    secret = password.encode() if password is not None else None
+    secret = password.encode() if password else None
     signer = signing.Config().use_elliptic_key_signer(private_key=key, password=secret)
     version = registry.resolve(ref)
     with _signed_files(registry, version) as directory:

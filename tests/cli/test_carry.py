@@ -1,7 +1,10 @@
 """`adapters bundle`, `unbundle`, `publish`, `pull`, `sync`, `sign` and `registry copy`."""
 
 import shutil
+import signal
 import subprocess
+import sys
+import time
 
 import huggingface_hub.constants
 import pytest
@@ -208,6 +211,25 @@ def test_a_copy_that_cannot_be_is_refused(store, other, tmp_path):
     refused(2, "no registry backend 's4'", "registry", "copy", store.url, "s4://bucket")
 
 
+def test_ctrl_c_leaves_a_copy_that_goes_on_when_repeated(store, other):
+    for number in range(120):
+        store.note(AdapterRef.parse("support"), f"note {number}")
+    command = [sys.executable, "-m", "adaptery.cli", "registry", "copy", store.url, other.url]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+        while not other.names():
+            assert child.poll() is None, child.stderr.read()
+            time.sleep(0.002)
+        child.send_signal(signal.SIGINT)
+        err = child.communicate()[1]
+    assert child.returncode == 130, err
+    assert err.endswith("Interrupted. What was copied stays; repeat the command to go on.\n")
+    there = len(other.history("support"))
+    assert 0 < there < 122
+    told = done("registry", "copy", store.url, other.url, "--json").json
+    assert (told["events"], told["present"]) == (122 - there, there)
+    assert history_digest(other.history("support")) == history_digest(store.history("support"))
+
+
 # Signatures
 
 
@@ -232,7 +254,13 @@ def test_a_key_can_have_a_password(store, keys, monkeypatch):
     monkeypatch.setenv("KEY_PASSWORD", "sesame")
     arguments = ("sign", "support", "--key", keys / "locked.pem")
     refused(2, "is encrypted: name the variable that holds its password", *arguments)
-    refused(2, "There is no variable KEY_PASWORD", *arguments, "--password-env", "KEY_PASWORD")
+    refused(
+        2,
+        "There is no password in the variable KEY_PASWORD",
+        *arguments,
+        "--password-env",
+        "KEY_PASWORD",
+    )
     event = done(*arguments, "--password-env", "KEY_PASSWORD", "--json").json
     assert (event["kind"], event["number"]) == ("signed", 1)
     monkeypatch.setenv("KEY_PASSWORD", "open")

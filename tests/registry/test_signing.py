@@ -255,6 +255,7 @@ def test_passwords_are_missed_and_wrong_ones_refused(local, adapter, make_key):
     locked, _ = make_key("locked", password="right")
     plain, _ = make_key("plain")
     refused(sign, locked, "is encrypted: name the variable .* --password-env")
+    refused(sign, locked, "is encrypted: name the variable", "")
     refused(sign, locked, "does not open with this password", "wrong")
     refused(sign, plain, "is not encrypted, so it takes no password", "right")
 
