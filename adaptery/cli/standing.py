@@ -87,7 +87,7 @@ def read_tags(tags: tuple[str, ...]) -> dict[str, str]:
 
 def tag_list(event: Event) -> str:
     """What an event that tags says, in a line."""
-    pairs = event.data.items()
+    pairs = sorted(event.data.items())
     return ", ".join(f"{key}={value}" if value else f"no {key}" for key, value in pairs)
 
 
