@@ -46,8 +46,10 @@ def check_pairs(tensors: Sequence[TensorInfo], declared: LoraDeclaration) -> Non
         InvalidAdapter: one is not; the message names it.
     """
     pairs, others = pair_up(tensors)
+    # Beside an embedding's pair, PEFT saves the base's own weight.
+    copies = {f"{PREFIX}{pair.module}.base_layer.weight" for pair in pairs}
     for tensor in others:
-        if not _declared(tensor.name, declared):
+        if tensor.name not in copies and not _declared(tensor.name, declared):
             raise InvalidAdapter(
                 f"{WEIGHTS}: {tensor.name!r} is neither a lora_A nor a lora_B, and nothing in "
                 f"{CONFIG} declares it."
@@ -183,4 +185,5 @@ def _declared(name: str, declared: LoraDeclaration) -> bool:
         return True
     if declared.trainable_token_indices and name.endswith(".trainable_tokens_delta"):
         return True
-    return any(f".{module}." in f".{name}" for module in declared.modules_to_save or ())
+    # As PEFT matches them: `norm` is also `input_layernorm`.
+    return any(f"{module}." in name for module in declared.modules_to_save or ())
