@@ -212,7 +212,7 @@ def test_a_copy_that_cannot_be_is_refused(store, other, tmp_path):
 
 
 def test_ctrl_c_leaves_a_copy_that_goes_on_when_repeated(store, other):
-    for number in range(120):
+    for number in range(60):
         store.note(AdapterRef.parse("support"), f"note {number}")
     command = [sys.executable, "-m", "adaptery.cli", "registry", "copy", store.url, other.url]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
@@ -224,9 +224,9 @@ def test_ctrl_c_leaves_a_copy_that_goes_on_when_repeated(store, other):
     assert child.returncode == 130, err
     assert err.endswith("Interrupted. What was copied stays; repeat the command to go on.\n")
     there = len(other.history("support"))
-    assert 0 < there < 122
+    assert 0 < there < 62
     told = done("registry", "copy", store.url, other.url, "--json").json
-    assert (told["events"], told["present"]) == (122 - there, there)
+    assert (told["events"], told["present"]) == (62 - there, there)
     assert history_digest(other.history("support")) == history_digest(store.history("support"))
 
 
