@@ -11,15 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from adaptery.errors import CorruptFile, ReferenceNotFound, RegistryError
 from adaptery.registry.gate.package import WEIGHTS
 from adaptery.registry.local import LocalRegistry
-from adaptery.registry.sql import schema
 from adaptery.registry.sql.sqlite import SqliteDatabase
 from adaptery.types import AdapterRef
 from tests.adapters import make_adapter
@@ -147,15 +144,6 @@ def test_the_catalogue_is_durable_and_concurrent(local, adapter):
     assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
 
 
-def test_the_migrations_make_the_tables_that_the_code_uses(tmp_path):
-    database = SqliteDatabase(tmp_path / "catalogue.sqlite3")
-    database.create()
-    with database.read() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
-        found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-    assert found == schema.HEAD
-
-
 def test_opening_an_up_to_date_catalogue_does_not_import_alembic(local, adapter):
     local.publish("support", adapter(1))
     program = (
@@ -168,14 +156,6 @@ def test_opening_an_up_to_date_catalogue_does_not_import_alembic(local, adapter)
         [sys.executable, "-c", program, local.url], capture_output=True, text=True, check=False
     )
     assert (done.stdout, done.returncode) == ("support@1\n", 0), done.stderr
-
-
-def test_a_catalogue_of_a_newer_adaptery_is_refused(local, adapter):
-    local.publish("support", adapter(1))
-    with sqlite3.connect(root(local) / "catalogue.sqlite3") as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(RegistryError, match=r"written by a newer adaptery .* '9999'"):
-        LocalRegistry.open(local.url).resolve(REF)
 
 
 def test_a_file_that_is_no_catalogue_is_refused_in_a_sentence(local):
