@@ -15,7 +15,7 @@ from adaptery.registry.sql import listing
 from adaptery.registry.sql.checks import check_adapter, check_database
 from adaptery.registry.sql.checks import names as checked_names
 from adaptery.registry.sql.database import Database
-from adaptery.registry.sql.rows import from_event, from_version, to_event, to_version
+from adaptery.registry.sql.rows import from_event, from_version, to_event, to_identity, to_version
 from adaptery.registry.sql.schema import (
     adapters,
     aliases,
@@ -181,7 +181,7 @@ def _meaning(ref: AdapterRef) -> tuple[Select[tuple[int, str]], dict[str, str | 
 
 def _line(connection: Connection, name: str) -> Line:
     keys = {"adapter": name}
-    digests = {row.number: row.digest for row in connection.execute(_IDENTITY, keys)}
+    digests = dict(to_identity(row) for row in connection.execute(_IDENTITY, keys))
     return Line(name, digests, [to_event(row) for row in connection.execute(_EVENTS, keys)])
 
 

@@ -41,7 +41,8 @@ def check_database(connection: Connection) -> Iterator[Finding]:
 def names(connection: Connection) -> list[str]:
     """Every adapter that any table mentions."""
     columns = (adapters.c.name, versions.c.adapter, events.c.adapter, aliases.c.adapter)
-    return sorted({name for column in columns for name in connection.scalars(select(column))})
+    found = {name for column in columns for name in connection.scalars(select(column))}
+    return sorted(found, key=str)  # in a damaged catalogue a name may be of any type
 
 
 def check_adapter(connection: Connection, name: str, *, repair: bool) -> Iterator[Finding]:
@@ -54,9 +55,11 @@ def check_adapter(connection: Connection, name: str, *, repair: bool) -> Iterato
 
 def _check_truth(connection: Connection, name: str) -> Iterator[Finding]:
     """Versions prove themselves by their digests, events by the chain; and they agree."""
-    kept = {row.number: row for row in connection.execute(_of(versions, name))}
-    for number, row in kept.items():
-        yield from _check_version(f"{name}@{number}", row)
+    kept: dict[int, Any] = {}
+    for row in connection.execute(_of(versions, name)):
+        yield from _check_version(f"{name}@{row.number}", row)
+        if isinstance(row.number, int):
+            kept[row.number] = row
     history: list[Event] = []
     chain = ""
     for place, row in enumerate(connection.execute(_of(events, name, events.c.sequence)), 1):

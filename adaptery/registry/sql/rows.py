@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import datetime
+from types import UnionType
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,10 +15,36 @@ from adaptery.registry.files.digests import mismatch
 from adaptery.types import Event, EventKind, Manifest, Version, canonical_json
 
 _EVENT_FIELDS = ("adapter", "number", "alias", "previous", "generation", "actor", "reason")
+_VERSION_TYPES = {"adapter": str, "number": int, "created_by": str}
+_EVENT_TYPES: dict[str, type | UnionType] = {
+    **{"adapter": str, "sequence": int, "number": int, "actor": str, "reason": str, "chain": str},
+    **{"alias": str | None, "previous": int | None, "generation": int | None},
+}
+
+
+def require_types(row: Row[Any], types: Mapping[str, type | UnionType]) -> None:
+    """Raises `CorruptFile` unless the row's columns are of these types.
+
+    SQLite keeps any value in any column, so a flipped bit can make a text of a number.
+    """
+    for column, kind in types.items():
+        value = row._mapping[column]
+        if not isinstance(value, kind):
+            raise CorruptFile(
+                f"The catalogue is damaged: {value!r} stands in a column {column!r}, "
+                f"which holds {getattr(kind, '__name__', kind)}."
+            )
+
+
+def to_identity(row: Row[Any]) -> tuple[int, str]:
+    """A version's number and digest. Raises `CorruptFile` if they are none."""
+    require_types(row, {"number": int, "digest": str})
+    return row.number, row.digest
 
 
 def to_version(row: Row[Any]) -> Version:
     """The version in a row of `versions`. Raises `CorruptFile` if it lost its digest."""
+    require_types(row, _VERSION_TYPES)
     what = f"The manifest of {row.adapter}@{row.number}"
     try:
         found = hashlib.sha256(row.manifest.encode()).hexdigest()
@@ -36,6 +64,7 @@ def to_version(row: Row[Any]) -> Version:
 
 def to_event(row: Row[Any]) -> Event:
     """The event in a row of `events`. Raises `CorruptFile` if it cannot be read."""
+    require_types(row, _EVENT_TYPES)
     try:
         return Event(
             **{field: row._mapping[field] for field in _EVENT_FIELDS},
