@@ -20,6 +20,7 @@ from adaptery.errors import InvalidName, brief
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9_]|\.(?!\.)|-(?!-)){0,62}(?<![._-])(?<!\.git)")
 ALIAS = re.compile(r"[a-z][a-z0-9-]{0,31}(?<!-)")
 DIGEST_PREFIX = re.compile(r"sha256:[0-9a-f]{8,64}")
+HUB_OWNER = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_]|[.-](?![.-])){0,95}(?<![.-])")
 TAG_KEY = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 LIVE, LATEST = "live", "latest"
 _MAX_TEXT = 4096  # characters
@@ -150,7 +151,7 @@ class RemoteRef:
         Raises:
             InvalidName: it is not `hf://ORG/NAME` with an optional `@v3`, `@alias` or digest.
         """
-        match = re.fullmatch(r"(hf://[A-Za-z0-9][A-Za-z0-9._-]*)/([^/]+)", text)
+        match = re.fullmatch(rf"(hf://{HUB_OWNER.pattern})/([^/]+)", text)
         if not match:
             raise InvalidName(f"{brief(text)} is not a remote reference: write hf://ORG/NAME[@v3].")
         return cls(match[1], AdapterRef.parse(match[2]))
