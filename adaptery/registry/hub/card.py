@@ -105,7 +105,7 @@ def _cell(name: str) -> str:
 def _code(text: str) -> str:
     """Text as Markdown code, in a table's cell or outside: no character in it means anything."""
     # No number of backslashes escapes a backtick in code, so it is shown as what looks like one.
-    shown = _line(text).replace("`", "ˋ").replace("|", "¦")
+    shown = _line(text).replace("`", "ˋ").replace("|", "¦") or " "
     return f"`{shown}`"
 
 

@@ -9,7 +9,14 @@ from dataclasses import asdict
 from datetime import UTC
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    FailFast,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from adaptery.errors import CorruptFile, InvalidAdapter, RegistryError, brief
 from adaptery.registry.gate.text import strict_json
@@ -27,8 +34,9 @@ from adaptery.types import (
 )
 
 LEDGER = ".adapters/registry.json"
-MAX_LEDGER = 16 * 2**20  # bytes: some 40,000 events
+MAX_LEDGER = 8 * 2**20  # bytes: some 20,000 events; as nothing but brackets, 350 MB of memory
 _SCHEMA = 2
+_MAX_DATA = 256  # entries of one event's data
 _MOVES = (EventKind.PROMOTED, EventKind.ROLLED_BACK)
 
 Text = Annotated[str, AfterValidator(lambda text: check_text(text, "It"))]
@@ -51,10 +59,13 @@ class Row(Value):
     actor: Text
     at: Moment
     reason: Text
-    data: dict[str, str] = Field(default_factory=dict)
+    data: dict[str, str] = Field(default_factory=dict, max_length=_MAX_DATA)
 
     def event(self) -> Event:
         return Event(**dict(self))
+
+
+_REQUIRED = Row.model_fields.keys() - {"data"}
 
 
 class Ledger(Value):
@@ -62,7 +73,7 @@ class Ledger(Value):
 
     schema_version: Literal[1, 2] = 2
     versions: dict[Count, Sha256]
-    events: tuple[Row, ...]
+    events: Annotated[tuple[Row, ...], FailFast()]
 
     @model_validator(mode="after")
     def _tells_a_history(self) -> Self:
@@ -96,11 +107,14 @@ def read_ledger(data: bytes, name: str, what: str) -> Line:
     try:
         value = strict_json(data, what)
         _check_schema(value, what)
+        _check_shape(value)
         ledger = Ledger.model_validate(value)
     except InvalidAdapter as error:
         raise CorruptFile(f"{what} cannot be read: {error}") from error
     except ValidationError as error:
         raise CorruptFile(f"{what} cannot be read: {_first(error)}.") from error
+    except ValueError as error:
+        raise CorruptFile(f"{what} cannot be read: {error}.") from error
     line = Line(name, ledger.versions, tuple(row.event() for row in ledger.events))
     if line.events and line.events[0].adapter != name:
         raise CorruptFile(
@@ -113,10 +127,14 @@ def write_ledger(digests: Mapping[int, str], events: Sequence[Event], what: str)
     """The ledger's bytes, in the newest schema.
 
     Raises:
-        RegistryError: the history has grown larger than a ledger may be.
+        RegistryError: the history has grown larger than a ledger may be, or cannot be told by one.
     """
-    rows = tuple(Row(**asdict(event)) for event in events)
-    data = Ledger(versions=dict(digests), events=rows).model_dump_json(indent=1).encode()
+    try:
+        rows = tuple(Row(**asdict(event)) for event in events)
+        ledger = Ledger(versions=dict(digests), events=rows)
+    except ValidationError as error:
+        raise RegistryError(f"{what} cannot keep this: {_first(error)}.") from error
+    data = ledger.model_dump_json(indent=1).encode()
     if len(data) > MAX_LEDGER:
         raise RegistryError(
             f"{what} would have {len(data)} bytes; at most {MAX_LEDGER} are kept. Go on under "
@@ -134,6 +152,21 @@ def _check_schema(value: Any, what: str) -> None:
             f"{what} was written by a newer adaptery: it has schema {brief(schema)}, and this one "
             f"reads up to {_SCHEMA}. Update adaptery."
         )
+
+
+def _check_shape(ledger: dict[str, Any]) -> None:
+    """Before a validator is asked, which would write a report on each of a million wrong items."""
+    versions, events = ledger.get("versions"), ledger.get("events")
+    if not isinstance(versions, dict) or not isinstance(events, list) or len(ledger) > 3:
+        raise ValueError("it must have a schema_version, versions and events, and nothing else")
+    for place, event in enumerate(events, 1):
+        if not isinstance(event, dict) or not _REQUIRED <= event.keys() <= Row.model_fields.keys():
+            fields = ", ".join(Row.model_fields)
+            raise ValueError(f"its event {place} must have the fields {fields}, and no other")
+        if isinstance(data := event.get("data"), dict) and len(data) > _MAX_DATA:
+            raise ValueError(f"its event {place} has more than {_MAX_DATA} entries of data")
+    if len(versions) > len(events):
+        raise ValueError("it lists more versions than its history can have published")
 
 
 def _check_place(row: Row, place: int, adapter: str) -> None:
