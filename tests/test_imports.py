@@ -24,7 +24,10 @@ MAY_IMPORT = {
     "cli": FOUNDATION | {"registry", "trainers", "serving", "exporters", "plugins", ""},
     "": FOUNDATION | {"registry", "plugins"},  # the package itself
 }
-HEAVY = {"torch", "transformers", "peft", "sqlalchemy", "fastapi", "huggingface_hub", "rich"}
+HEAVY = {
+    *("torch", "transformers", "peft", "sqlalchemy", "psycopg", "fsspec", "fastapi"),
+    *("huggingface_hub", "rich"),
+}
 HELP_SECONDS = 0.2
 
 

@@ -40,7 +40,7 @@ registry_option = click.option(
     envvar="ADAPTERS_REGISTRY",
     default=str(DEFAULT_REGISTRY),
     show_default="~/.adapters/registry, or ADAPTERS_REGISTRY",
-    help="Where versions are kept: a directory, or hf://ORG.",
+    help="Where versions are kept: a directory, postgresql://…?blobs=URL, or hf://ORG.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print data as JSON.")
 reason_option = click.option("--reason", default="", help="Why; kept in the history.")
