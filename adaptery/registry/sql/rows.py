@@ -22,7 +22,7 @@ _EVENT_TYPES: dict[str, type | UnionType] = {
 }
 
 
-def require_types(row: Row[Any], types: Mapping[str, type | UnionType]) -> None:
+def require_types(row: Any, types: Mapping[str, type | UnionType]) -> None:
     """Raises `CorruptFile` unless the row's columns are of these types.
 
     SQLite keeps any value in any column, so a flipped bit can make a text of a number.
@@ -36,7 +36,7 @@ def require_types(row: Row[Any], types: Mapping[str, type | UnionType]) -> None:
             )
 
 
-def to_identity(row: Row[Any]) -> tuple[int, str]:
+def to_identity(row: Any) -> tuple[int, str]:
     """A version's number and digest. Raises `CorruptFile` if they are none."""
     require_types(row, {"number": int, "digest": str})
     return row.number, row.digest
