@@ -268,3 +268,19 @@ def test_files_that_are_not_the_manifests_are_refused_and_nothing_is_kept(
     with pytest.raises(InvalidAdapter, match="lora_alpha"):
         registry.publish("support", malformed)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_registry_can_be_made_described_and_migrated(registry, adapter):
+    registry.init()
+    assert registry.init() is False
+    empty = registry.info()
+    assert (empty.adapters, empty.versions, empty.aliases, empty.events, empty.blobs) == (0,) * 5
+    first = registry.publish("support", adapter(1))
+    registry.publish("other", adapter(1))
+    registry.promote(ref("support"), "canary")
+    info = registry.info()
+    assert (info.adapters, info.versions, info.aliases, info.events) == (2, 2, 3, 3)
+    assert (info.blobs, info.bytes) == (len(first.manifest.files), first.manifest.size)
+    assert info.url == registry.url
+    assert info.backend
+    assert registry.migrate() is None
