@@ -5,7 +5,7 @@ was checked: its grammar, its texts, and that it tells a history that can have h
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC
 from typing import Annotated, Any, Literal, Self
 
@@ -47,7 +47,7 @@ Moment = Annotated[AwareDatetime, AfterValidator(lambda moment: moment.astimezon
 
 
 class Row(Value):
-    """An event as the ledger writes it. Version 1 had no `data`."""
+    """An event as the ledger writes it. Version 1 had no `data`: digests stood in `versions`."""
 
     id: Count
     adapter: Name
@@ -61,8 +61,11 @@ class Row(Value):
     reason: Text
     data: dict[str, str] = Field(default_factory=dict, max_length=_MAX_DATA)
 
-    def event(self) -> Event:
-        return Event(**dict(self))
+    def event(self, digests: Mapping[int, str]) -> Event:
+        event = Event(**dict(self))
+        if self.kind is EventKind.PUBLISHED:
+            return replace(event, data={"digest": digests[self.number]})
+        return event
 
 
 _REQUIRED = Row.model_fields.keys() - {"data"}
@@ -86,7 +89,7 @@ class Ledger(Value):
                 _check_place(row, place, self.events[0].adapter)
                 _check_number(row, published)
                 _check_move(row, aliases)
-                _check_data(row)
+                _check_data(row, self.versions if self.schema_version > 1 else {})
             except ValueError as error:
                 raise ValueError(f"its event {place} {error}") from error
         return self._every_version_was_published(published)
@@ -115,7 +118,7 @@ def read_ledger(data: bytes, name: str, what: str) -> Line:
         raise CorruptFile(f"{what} cannot be read: {_first(error)}.") from error
     except ValueError as error:
         raise CorruptFile(f"{what} cannot be read: {error}.") from error
-    line = Line(name, ledger.versions, tuple(row.event() for row in ledger.events))
+    line = Line(name, ledger.versions, tuple(row.event(ledger.versions) for row in ledger.events))
     if line.events and line.events[0].adapter != name:
         raise CorruptFile(
             f"{what} cannot be read: it is the history of {line.events[0].adapter!r}."
@@ -199,12 +202,15 @@ def _check_move(row: Row, aliases: dict[str, Alias]) -> None:
     aliases[row.alias] = Alias(row.adapter, row.alias, row.number, expected[1])
 
 
-def _check_data(row: Row) -> None:
+def _check_data(row: Row, digests: Mapping[int, str]) -> None:
     if row.kind is EventKind.TAGGED:
         check_tags(row.data)
     elif row.kind is EventKind.SIGNED:
         if row.data.keys() != {"signature"}:
             raise ValueError("has no signature")
+    elif row.kind is EventKind.PUBLISHED:
+        if row.data.get("digest") != digests.get(row.number) or len(row.data) > 1:
+            raise ValueError(f"does not publish what version {row.number} is")
     elif row.data:
         raise ValueError(f"has data, although it is {row.kind.value!r}")
 

@@ -47,14 +47,15 @@ class HubReader:
         self._blobs = blobs
         self._ledgers = cache / "ledgers"
         self._lock = threading.Lock()
-        self.forget()
+        self._seen: dict[str, _Seen] = {}
+        self._commits: dict[tuple[str, str], str] = {}
+        self._trees: dict[str, Snapshot] = {}
 
     def forget(self) -> None:
         """Trust nothing that was read before, but for blobs, which prove themselves."""
         with self._lock:
-            self._seen: dict[str, _Seen] = {}
-            self._commits: dict[tuple[str, str], str] = {}
-            self._trees: dict[str, Snapshot] = {}
+            for memory in (self._seen, self._commits, self._trees):
+                memory.clear()
             for ledger in self._ledgers.glob("*.json"):
                 ledger.unlink(missing_ok=True)
 

@@ -6,7 +6,6 @@ their parent: whoever reads an old state cannot overwrite a newer one. If an ans
 state is read again before anything is repeated, so that a retry never publishes twice.
 """
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import ClassVar, Self
 
 from adaptery.errors import Conflict, CorruptFile, InvalidName, ReferenceNotFound, RemoteError, join
 from adaptery.registry.files.blobs import BlobStore
+from adaptery.registry.files.cache import cache_directory, sweep_cache
 from adaptery.registry.gate.package import ALLOWED_FILES
 from adaptery.registry.hub.card import TAG, model_card
 from adaptery.registry.hub.checks import check_commits, check_manifest
@@ -93,11 +93,16 @@ class HubRegistry(LineRegistry):
         return [line.aliases[alias] for line in self._lines(name) for alias in sorted(line.aliases)]
 
     def materialize(self, version: Version) -> Path:
-        self._reader.fetch(version.name, version.number, version.digest, version.manifest.files)
-        return self._blobs.checkout(version.digest, version.manifest.files)
+        files = version.manifest.files
+        self._reader.fetch(version.name, version.number, version.digest, files)
+        try:
+            return self._blobs.checkout(version.digest, files)
+        except CorruptFile:  # A collector took a blob that nobody had used for long.
+            self._reader.fetch(version.name, version.number, version.digest, files)
+            return self._blobs.checkout(version.digest, files)
 
     def gc(self, *, grace: float = 86400.0, dry_run: bool = False) -> Leftovers:
-        return self._blobs.sweep(grace, dry_run=dry_run)
+        return sweep_cache(self._blobs, grace, dry_run=dry_run)
 
     def _examine(self, repair: bool) -> Iterator[Finding]:
         for name in self._names():
@@ -251,13 +256,6 @@ class HubRegistry(LineRegistry):
                 f"{line.name}@{number} is published as commit {commit}, but the tag {tag} of "
                 f"{repo} names {named}. Delete that tag on the Hub, then publish again."
             )
-
-
-def cache_directory() -> Path:
-    """Where downloads are kept: $ADAPTERS_CACHE, else `adaptery` in the user's cache directory."""
-    chosen = os.environ.get("ADAPTERS_CACHE")
-    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(chosen or f"{caches}/adaptery").expanduser()
 
 
 def _written(

@@ -237,7 +237,7 @@ def test_writing_without_the_token_is_refused_with_the_way_out(hub, peer, adapte
     assert hub.publish("support", adapter(1)).number == 1
 
 
-def test_a_hub_that_cannot_be_reached_is_named(hub_client, monkeypatch):
+def test_a_hub_that_cannot_be_reached_is_named(hub_client, monkeypatch, pauses):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(RemoteError, match=r"the Hub at http://127\.0\.0\.1:9: .*refused"):
         HubRegistry.open("hf://org").resolve(REF)
