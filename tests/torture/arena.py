@@ -2,13 +2,20 @@
 
 import gc
 import shutil
+import sqlite3
 import subprocess
+import uuid
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from adaptery.registry.base import Registry
-from tests.torture.deeds import DEEDS, DONE, registry
+from adaptery.registry.sql.schema import HEAD
+from tests.peers.postgres import PostgresPeer
+from tests.torture.deeds import ALL_DEEDS, registry
 from tests.torture.tracing import Call, Outcome, Template
 
 
@@ -30,22 +37,31 @@ class State:
             tuple(_timeless(event) for name in names for event in registry.history(name)),
         )
 
+    def begins(self, other: "State") -> bool:
+        """Whether `other` is this and perhaps more."""
+        shown = zip((self.versions, self.events), (other.versions, other.events), strict=True)
+        return all(ours == theirs[: len(ours)] for ours, theirs in shown)
+
 
 class Arena:
     """A deed's starting point, and a fresh copy of it for every try."""
 
-    def __init__(self, deed: str, template: Template, directory: Path) -> None:
-        self.deed, self.template = deed, template
-        self.path = directory / "arena"
-        self._start = directory / "start"
-        self._start.mkdir()
-        DEEDS[deed].prepare(self._start)
-        gc.collect()  # closes the catalogue, so that every copy is of the same files
+    def __init__(self, name: str, template: Template, directory: Path) -> None:
+        self.name, self.deed, self.template = name, ALL_DEEDS[name], template
+        self.path, self._start = directory / "arena", directory / "start"
+        self.path.mkdir(exist_ok=True)
+        self.deed.prepare(self.path)
+        self._keep_start()
         self.fresh()
-        self.old = State.of(registry(self.path))
-        assert template.warm(deed, self.path).status == 0
-        self.new = State.of(registry(self.path))
-        assert self.old != self.new
+        self.old = self.state()
+        warmed = template.warm(name, self.fresh())
+        assert warmed.status == 0, warmed
+        self.new = self.state()
+        assert (self.old != self.new) == self.deed.visible
+
+    def _keep_start(self) -> None:
+        gc.collect()  # closes the catalogue, so that every copy is of the same files
+        subprocess.run(["cp", "-a", self.path, self._start], check=True)
 
     def fresh(self) -> Path:
         """The starting point once more, hard links and times included."""
@@ -55,33 +71,90 @@ class Arena:
 
     def calls(self, *names: str) -> list[Call]:
         """What the undisturbed deed asks of the kernel."""
-        outcome = self.template.count(self.deed, self.fresh(), *([names] if names else []))
-        assert (outcome.status, outcome.stdout) == (0, f"{DONE}\n"), outcome.stderr
+        outcome = self.template.count(self.name, self.fresh(), *([names] if names else []))
+        assert outcome.status == 0
+        assert outcome.stdout
         return list(outcome.calls)
 
-    def assert_whole(self, outcome: Outcome) -> State:
-        """The old state or the new one, every byte of every version there; the new if promised."""
+    def state(self) -> State | str:
+        """What can be seen in the registry; of an older adaptery's catalogue, its schema."""
+        catalogue = self.path / "registry" / "catalogue.sqlite3"
+        if self.name == "migrate" and (schema := _schema(catalogue)) != HEAD:
+            return schema
+        return State.of(registry(self.path))
+
+    def assert_whole(self, outcome: Outcome) -> bool:
+        """The old state or the new one, and every byte of every version there.
+
+        Returns whether it is the new one, which it must be if that was acknowledged.
+        """
+        found = self.state()
+        done = found == self.new
+        if not self.deed.piecewise:
+            assert done or found == self.old
+        elif isinstance(found, State) and isinstance(self.new, State):
+            assert found.begins(self.new)
+        if outcome.stdout:
+            assert done, f"acknowledged, but lost: {outcome}"
+        self._assert_sound(found)
+        return done
+
+    def assert_repeatable(self, done: bool) -> None:
+        """The deed can be done now, or once more if it was done."""
+        status = self.deed.perform(self.path)
+        if not done or self.deed.repeatable:
+            assert status == 0
+            assert self.state() == self.new
+        self._assert_sound(self.state())
+        if self.name == "gc":
+            left = registry(self.path).gc(grace=0, dry_run=True)
+            assert (left.blobs, left.unfinished) == (0, 0)
+
+    def _assert_sound(self, found: State | str) -> None:
+        if isinstance(found, str):
+            return  # an older adaptery's, as it was
         opened = registry(self.path)
-        found = State.of(opened)
-        assert found in (self.old, self.new)
-        if DONE in outcome.stdout:
-            assert found == self.new, "acknowledged, but lost"
+        assert list(opened.fsck()) == []
         for version in opened.versions():
             opened.materialize(version)
-        return found
 
-    def assert_repeatable(self, found: State) -> None:
-        """The deed can be done now, or once more if it was done."""
-        status = DEEDS[self.deed].perform(self.path)
-        if found == self.old or DEEDS[self.deed].repeatable:
-            assert status == 0
-            assert State.of(registry(self.path)) == self.new
-        for version in registry(self.path).versions():
-            registry(self.path).materialize(version)
+
+class TeamArena(Arena):
+    """The same with a team's registry: its database begins anew, too."""
+
+    def __init__(
+        self, name: str, template: Template, directory: Path, postgres: PostgresPeer
+    ) -> None:
+        self._postgres = postgres
+        self._database = f"arena_{uuid.uuid4().hex}"
+        address = postgres.create(self._database)
+        (directory / "arena").mkdir()
+        blobs = directory / "arena" / "blobs"
+        (directory / "arena" / "url").write_text(f"{address}?blobs=file://{blobs}")
+        super().__init__(name, template, directory)
+
+    def _keep_start(self) -> None:
+        super()._keep_start()
+        self._execute(f"ALTER DATABASE {self._database} RENAME TO {self._database}_start")
+
+    def fresh(self) -> Path:
+        self._execute(f"DROP DATABASE IF EXISTS {self._database} WITH (FORCE)")
+        self._execute(f"CREATE DATABASE {self._database} TEMPLATE {self._database}_start")
+        return super().fresh()
+
+    def _execute(self, statement: str) -> None:
+        with psycopg.connect(self._postgres.url("postgres"), autocommit=True) as connection:
+            connection.execute(statement)
+
+
+def _schema(catalogue: Path) -> str:
+    with closing(sqlite3.connect(catalogue)) as connection:
+        found: str = connection.execute("SELECT version_num FROM alembic_version").fetchone()[0]
+        return found
 
 
 def _timeless(event: Any) -> tuple[Any, ...]:
     return (
-        event.id, event.adapter, event.kind, event.number, event.alias, event.previous,
-        event.generation, event.reason,
-    )  # fmt: skip
+        *(event.id, event.adapter, event.kind, event.number, event.alias, event.previous),
+        *(event.generation, event.reason, event.data),
+    )

@@ -1,11 +1,15 @@
 """One warm template for the session, and the figures at its end."""
 
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 
-from tests.torture.tracing import Template
+from tests.torture.tracing import ROOT, Template
 
 Report = Callable[..., None]
 _FIGURES = pytest.StashKey[dict[tuple[str, str], dict[str, int]]]()
@@ -15,6 +19,27 @@ _FIGURES = pytest.StashKey[dict[tuple[str, str], dict[str, int]]]()
 def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Template]:
     with Template(tmp_path_factory.mktemp("template")) as template:
         yield template
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a Hub in a process of its own, and a cache of it here."""
+    root = tmp_path / "hub"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.hub_peer", "--root", str(root)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stdout is not None
+    url = process.stdout.readline().strip()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    monkeypatch.setenv("HF_ENDPOINT", url)
+    monkeypatch.setenv("ADAPTERS_CACHE", str(tmp_path / "arena" / "cache"))
+    yield url
+    process.kill()
+    process.wait()
 
 
 @pytest.fixture

