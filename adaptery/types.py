@@ -311,7 +311,8 @@ class Event:
 
     `id` is its place in that history, from 1. For a moved alias `previous` is the version number
     that it pointed to before, if any, and `generation` the alias' generation after the move. The
-    text of a note is its `reason`; `data` holds tags, or a signature.
+    text of a note is its `reason`. `data` holds tags, a signature, or for a publication the
+    version's manifest digest under `digest`.
     """
 
     id: int

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """A length of time such as 90s, 30m, 24h, 7d or 2w; gives seconds."""
 
     name = "duration"

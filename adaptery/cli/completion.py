@@ -16,7 +16,7 @@ from click.shell_completion import (
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion_command(shell: str) -> None:
-    """Print the script by which a shell completes commands and references.
+    """Print the script by which a shell completes references.
 
     For bash, for example, put this into ~/.bashrc: eval "$(adapters completion bash)"
     """

@@ -47,7 +47,7 @@ COMMANDS = {
     "chat": ("chat", "Talk to a version on this machine."),
     "merge": ("export", "Fold a version into its base: a plain model, checked."),
     "export": ("export", "Hand a version out in another form."),
-    "completion": ("completion", "Print the script by which a shell completes commands and references."),
+    "completion": ("completion", "Print the script by which a shell completes references."),
     "publish": ("remote", "Copy a version to a remote registry such as hf://ORG."),
     "pull": ("remote", "Copy a version from a remote registry."),
     "import": ("imports", "Check a PEFT adapter of any tool and keep it as the next version."),

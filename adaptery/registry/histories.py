@@ -147,11 +147,10 @@ def _missing(source: Registry, target: Registry, name: str) -> tuple[Line, int]:
 
 
 def _common(one: Line, other: Line) -> int:
-    """How many events both histories begin with, and which published the same versions."""
+    """How many events both histories begin with."""
     common = 0
     for ours, theirs in zip(one.events, other.events, strict=False):
-        published = ours.kind is EventKind.PUBLISHED
-        if ours != theirs or (published and one.digests[ours.number] != other.digests[ours.number]):
+        if ours != theirs:
             break
         common += 1
     return common

@@ -142,6 +142,11 @@ class Line:
         return matching[0]
 
 
+def published_digests(events: Iterable[Event]) -> dict[int, str]:
+    """Number → manifest digest, of the versions that a history published."""
+    return {e.number: e.data["digest"] for e in events if e.kind is EventKind.PUBLISHED}
+
+
 def chained(previous: str, event: Event) -> str:
     """The digest of a history that ends with `event`, given that of the history before it ("").
 

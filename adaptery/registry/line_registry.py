@@ -203,6 +203,7 @@ class LineRegistry(Registry):
         if (event.kind is EventKind.PUBLISHED) != (package is not None):
             raise ValueError("A version comes with the event that published it, and only so.")
         if package is not None:
+            _require_digest(event, package.manifest)
             check_package(package)
         if self._commit(event.adapter, lambda line: steps.copying(line, event), package) is None:
             return False
@@ -305,6 +306,15 @@ class LineRegistry(Registry):
             missing = f"There is no adapter {name!r} in {self.url}."
             raise ReferenceNotFound(join(missing, suggest(name, self._names())))
         return line
+
+
+def _require_digest(event: Event, manifest: Manifest) -> None:
+    """Raise `CorruptFile` unless this is the manifest that the event says was published."""
+    said = event.data.get("digest", "none")
+    if said != manifest.digest:
+        raise CorruptFile(
+            mismatch(f"The manifest of {event.adapter}@{event.number}", said, manifest.digest)
+        )
 
 
 def published(event: Event, manifest: Manifest) -> Version:

@@ -44,12 +44,11 @@ def publication(
             f"{line.name}@{number} is already another version, sha256:{line.digests[number][:12]}."
         )
     number = number or max(line.digests, default=0) + 1
-    if line.digests:
-        return next_event(line, EventKind.PUBLISHED, number, reason)
+    alias = None if line.digests or objections else LIVE
     if objections:
-        kept_back = join(f"Not made {LIVE}:", *objections)
-        return next_event(line, EventKind.PUBLISHED, number, join(reason, kept_back))
-    return next_event(line, EventKind.PUBLISHED, number, reason, LIVE)
+        reason = join(reason, f"Not made {LIVE}:", *objections)
+    data = {"digest": digest}
+    return next_event(line, EventKind.PUBLISHED, number, reason, alias, data=data)
 
 
 def promotion(line: Line, number: int, alias: str, expect: int | None, reason: str) -> Event:

@@ -138,6 +138,23 @@ def test_a_changed_version_or_event_is_found_and_never_explained_away(lived, sta
     assert all(not finding.repaired for finding in found if finding.subject == subject)
 
 
+def test_two_versions_that_changed_places_are_found_and_not_handed_out(lived):
+    rewrite(
+        lived,
+        "CREATE TEMP TABLE two AS SELECT number, digest, manifest FROM versions WHERE number < 3",
+        "UPDATE versions SET digest = 'x' WHERE number = 1",
+        "UPDATE versions SET (digest, manifest) = "
+        "(SELECT digest, manifest FROM two WHERE number = 1) WHERE number = 2",
+        "UPDATE versions SET (digest, manifest) = "
+        "(SELECT digest, manifest FROM two WHERE number = 2) WHERE number = 1",
+    )
+    registry = LocalRegistry.open(lived.url)
+    assert {"support@1", "support@2"} <= {finding.subject for finding in registry.fsck(repair=True)}
+    for number in (1, 2):
+        with pytest.raises(CorruptFile, match=f"The manifest of support@{number}"):
+            registry.resolve(ref(f"support@{number}"))
+
+
 @pytest.mark.parametrize(
     ("statement", "subject"),
     [

@@ -7,15 +7,16 @@ from functools import lru_cache
 from sqlalchemy import Connection, Select, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from adaptery.errors import Conflict
-from adaptery.registry.line import Line, chained
+from adaptery.errors import Conflict, CorruptFile
+from adaptery.registry.files.digests import mismatch
+from adaptery.registry.line import Line, chained, published_digests
 from adaptery.registry.listing import Listed, Query
 from adaptery.registry.reports import Finding
 from adaptery.registry.sql import listing
 from adaptery.registry.sql.checks import check_adapter, check_database
 from adaptery.registry.sql.checks import names as checked_names
 from adaptery.registry.sql.database import Database
-from adaptery.registry.sql.rows import from_event, from_version, to_event, to_identity, to_version
+from adaptery.registry.sql.rows import from_event, from_version, to_event, to_version
 from adaptery.registry.sql.schema import (
     adapters,
     aliases,
@@ -39,7 +40,11 @@ from adaptery.types import (
 
 _VERSIONS = select(versions).order_by(versions.c.adapter, versions.c.number)
 _ALIASES = select(aliases).order_by(aliases.c.adapter, aliases.c.name)
-_EVENTS = select(events).where(events.c.adapter == bindparam("adapter")).order_by(events.c.sequence)
+_EVENTS = (
+    select(events)
+    .where(events.c.adapter == bindparam("adapter"), events.c.sequence >= bindparam("first"))
+    .order_by(events.c.sequence)
+)
 _VERSION = select(versions).where(
     versions.c.adapter == bindparam("adapter"), versions.c.number == bindparam("number")
 )
@@ -59,6 +64,8 @@ _BY_ALIAS = _IDENTITY.join(
     aliases, (aliases.c.adapter == versions.c.adapter) & (aliases.c.number == versions.c.number)
 ).where(aliases.c.name == bindparam("alias"))
 
+_HISTORIES = 256  # adapters whose events are kept in memory
+
 
 class Catalogue:
     """Typed reads and writes of the tables in `schema`."""
@@ -67,6 +74,8 @@ class Catalogue:
         self._database = database
         # Versions never change, so what was read and verified once need not be read again.
         self._version = lru_cache(maxsize=1024)(self._load)
+        # Nor do the events that a history begins with: adapter -> events, and their digest.
+        self._histories: dict[str, tuple[tuple[Event, ...], str]] = {}
 
     def resolve(self, ref: AdapterRef) -> Version | None:
         """The version that `ref` means, or None if it means none or several."""
@@ -85,9 +94,14 @@ class Catalogue:
 
     def _load(self, name: str, number: int) -> Version:
         with self._database.read() as connection:
-            return to_version(
-                connection.execute(_VERSION, {"adapter": name, "number": number}).one()
-            )
+            row = connection.execute(_VERSION, {"adapter": name, "number": number}).one_or_none()
+            said = self._line(connection, name).digests.get(number)
+        if row is None:
+            raise CorruptFile(f"The catalogue has lost {name}@{number}, sha256:{said}.")
+        version = to_version(row)
+        if said != version.digest:
+            raise CorruptFile(mismatch(f"The manifest of {version}", str(said), version.digest))
+        return version
 
     def versions(self, name: str | None) -> list[Version]:
         """All versions, of one adapter or of all, in order of name and number."""
@@ -114,7 +128,23 @@ class Catalogue:
     def line(self, name: str) -> Line:
         """The adapter's line of versions, as of one moment; empty if there is none."""
         with self._database.snapshot() as connection:
-            return _line(connection, name)
+            return self._line(connection, name)
+
+    def _line(self, connection: Connection, name: str) -> Line:
+        """The line, of which only what is new since the last time is read."""
+        known, chain = self._histories.get(name, ((), ""))
+        rows = connection.execute(_EVENTS, {"adapter": name, "first": max(len(known), 1)}).all()
+        if known and rows and rows[0].chain == chain:
+            rows = rows[1:]
+        elif known:  # Another history has taken its place, which is not for us to explain.
+            del self._histories[name]
+            return self._line(connection, name)
+        history = (*known, *(to_event(row) for row in rows))
+        if rows:
+            self._histories[name] = history, rows[-1].chain
+            if len(self._histories) > _HISTORIES:
+                del self._histories[next(iter(self._histories))]
+        return Line(name, published_digests(history), history)
 
     def check(self, *, repair: bool) -> list[Finding]:
         """What is not as it must be, of every adapter; `repair` rebuilds what can be derived."""
@@ -134,8 +164,9 @@ class Catalogue:
             yield sorted(set(digests) - set(connection.scalars(used)))
 
     def forget(self) -> None:
-        """Read manifests afresh from now on."""
+        """Read everything afresh from now on."""
         self._version.cache_clear()
+        self._histories.clear()
 
     def commit(
         self,
@@ -155,7 +186,7 @@ class Catalogue:
         """
         with self._database.write() as connection:
             _lock(connection, name)
-            event = decide(_line(connection, name))
+            event = decide(self._line(connection, name))
             if event is None:
                 return None
             if manifest is not None:
@@ -177,12 +208,6 @@ def _meaning(ref: AdapterRef) -> tuple[Select[tuple[int, str]], dict[str, str | 
     if ref.alias == LATEST:
         return _LATEST, {}
     return _BY_ALIAS, {"alias": ref.alias or LIVE}
-
-
-def _line(connection: Connection, name: str) -> Line:
-    keys = {"adapter": name}
-    digests = dict(to_identity(row) for row in connection.execute(_IDENTITY, keys))
-    return Line(name, digests, [to_event(row) for row in connection.execute(_EVENTS, keys)])
 
 
 def _lock(connection: Connection, name: str) -> None:

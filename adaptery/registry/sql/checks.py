@@ -89,16 +89,18 @@ def _check_version(subject: str, row: Any) -> Iterator[Finding]:
 
 
 def _check_agreement(name: str, kept: dict[int, Any], history: list[Event]) -> Iterator[Finding]:
-    """Every version has one publication, by the same person at the same time, and nothing more."""
+    """Every version has one publication, of the same manifest, and there is nothing more."""
     published = {e.number: e for e in history if e.kind is EventKind.PUBLISHED}
     for number in sorted(published.keys() - kept.keys()):
         yield Finding(f"{name}@{number}", "It was published, but the catalogue has lost it.")
     for number in sorted(kept.keys() - published.keys()):
         yield Finding(f"{name}@{number}", "It is there, but the history does not know of it.")
     for number in sorted(kept.keys() & published.keys()):
-        said = published[number].at.isoformat(), published[number].actor
-        if said != (kept[number].created_at, kept[number].created_by):
-            yield Finding(f"{name}@{number}", "Its row and its publication differ in who or when.")
+        event, row = published[number], kept[number]
+        said = event.data.get("digest"), event.at.isoformat(), event.actor
+        if said != (row.digest, row.created_at, row.created_by):
+            problem = "Its row and its publication differ in what, when or who."
+            yield Finding(f"{name}@{number}", problem)
 
 
 def _check_repeated(connection: Connection, name: str, repair: bool) -> Iterator[Finding]:

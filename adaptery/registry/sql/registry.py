@@ -1,9 +1,9 @@
 """A registry of a SQL catalogue and a store of blobs: what `local.py` and `team.py` share.
 
 Publishing keeps every file first and then commits one transaction; that commit is the publish.
-Killed before it, a process leaves files that nothing refers to, and no version. Before the commit
-the transaction looks whether collection took one of the files meanwhile; if so, they are kept
-again. Collection only takes blobs inside a transaction that keeps new versions out.
+Killed before it, a process leaves files that nothing refers to, and no version. Collection takes
+files only inside a transaction that keeps new versions out, so once a publish has written its
+version it looks whether its files are still there, and keeps again what was taken meanwhile.
 """
 
 import time
@@ -32,16 +32,10 @@ from adaptery.types import (
     Event,
     FileEntry,
     LifecycleHooks,
-    Manifest,
     Version,
 )
 
 _BATCH = 100  # blobs that collection looks at in one transaction
-_ATTEMPTS = 5
-
-
-class BlobGone(RegistryError):
-    """A blob was collected between being kept and being referred to."""
 
 
 class SqlRegistry(LineRegistry):
@@ -98,8 +92,6 @@ class SqlRegistry(LineRegistry):
         return version or super().resolve(ref)
 
     def materialize(self, version: Version) -> Path:
-        for file in version.manifest.files:
-            self._fetch(file)
         return self._cache.checkout(version.digest, version.manifest.files)
 
     def lease(self, version: Version, holder: str, seconds: float) -> None:
@@ -121,12 +113,16 @@ class SqlRegistry(LineRegistry):
         return catalogue.aliases(name) if catalogue else ()
 
     def gc(self, *, grace: float = 86400.0, dry_run: bool = False) -> Leftovers:
-        swept = self._cache.sweep(grace, dry_run=dry_run)
+        swept = self._sweep(grace, dry_run)
         catalogue = self._catalogue()
         old = [b for b in self._blobs.stored() if b.modified <= time.time() - grace]
         for start in range(0, len(old) if catalogue else 0, _BATCH):
             swept += self._collect(self._made_catalogue(), old[start : start + _BATCH], dry_run)
         return swept
+
+    def _sweep(self, grace: float, dry_run: bool) -> Leftovers:
+        """Take away what is out of use beside the blobs."""
+        return self._cache.sweep(grace, dry_run=dry_run)
 
     def _collect(self, catalogue: Catalogue, blobs: Sequence[Stored], dry_run: bool) -> Leftovers:
         swept = Leftovers()
@@ -170,40 +166,19 @@ class SqlRegistry(LineRegistry):
     ) -> Event | None:
         if package is None:
             return self._made_catalogue().commit(name, decide, None)
-        manifest = package.manifest
-        for attempt in range(_ATTEMPTS):
-            for file in manifest.files:
-                self._keep(package.directory / file.path, file.sha256)
-            try:
-                return self._made_catalogue().commit(
-                    name, decide, manifest, lambda: self._check_kept(manifest)
-                )
-            except BlobGone:
-                if attempt == _ATTEMPTS - 1:
-                    raise
-        raise AssertionError("the last attempt returns or raises")
+        self._keep(package, package.manifest.files)
+        return self._made_catalogue().commit(
+            name, decide, package.manifest, lambda: self._keep_again(package)
+        )
 
-    def _check_kept(self, manifest: Manifest) -> None:
-        gone = [file.path for file in manifest.files if not self._blobs.exists(file.sha256)]
-        if gone:
-            raise BlobGone(
-                f"Collection took {' and '.join(gone)} away while it was being published, "
-                f"{_ATTEMPTS} times. Collect with a longer --grace, and publish again."
-            )
+    def _keep_again(self, package: AdapterPackage) -> None:
+        """Keep what collection took; called when it can take nothing of the version any more."""
+        files = package.manifest.files
+        self._keep(package, [file for file in files if not self._blobs.exists(file.sha256)])
 
-    def _keep(self, source: Path, digest: str) -> None:
-        """Keep a file; what is kept is what the cache has checked."""
-        self._cache.add(source, digest)
-        if self._blobs is not self._cache:
-            self._blobs.add(self._cache.path(digest), digest)
-
-    def _fetch(self, file: FileEntry) -> None:
-        """Have a file in the cache, with the digest that it must have."""
-        if self._blobs is self._cache or self._cache.has(file.sha256):
-            return
-        with self._cache.staging() as staging:
-            fetched = self._blobs.fetch(file.sha256, staging)
-            self._cache.add(fetched, file.sha256, what=f"{file.path} in {self.url}")
+    def _keep(self, package: AdapterPackage, files: Iterable[FileEntry]) -> None:
+        for file in files:
+            self._blobs.add(package.directory / file.path, file.sha256)
 
     def _catalogue(self) -> Catalogue | None:
         """The catalogue, if somebody has made it by now.

@@ -1,13 +1,12 @@
 """Rows of the catalogue to values and back."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from datetime import datetime
 from types import UnionType
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Row
 
 from adaptery.errors import CorruptFile
@@ -22,6 +21,9 @@ _EVENT_TYPES: dict[str, type | UnionType] = {
 }
 
 
+_TEXTS = TypeAdapter(dict[str, str])
+
+
 def require_types(row: Any, types: Mapping[str, type | UnionType]) -> None:
     """Raises `CorruptFile` unless the row's columns are of these types.
 
@@ -34,12 +36,6 @@ def require_types(row: Any, types: Mapping[str, type | UnionType]) -> None:
                 f"The catalogue is damaged: {value!r} stands in a column {column!r}, "
                 f"which holds {getattr(kind, '__name__', kind)}."
             )
-
-
-def to_identity(row: Any) -> tuple[int, str]:
-    """A version's number and digest. Raises `CorruptFile` if they are none."""
-    require_types(row, {"number": int, "digest": str})
-    return row.number, row.digest
 
 
 def to_version(row: Row[Any]) -> Version:
@@ -66,13 +62,16 @@ def to_event(row: Row[Any]) -> Event:
     """The event in a row of `events`. Raises `CorruptFile` if it cannot be read."""
     require_types(row, _EVENT_TYPES)
     try:
-        return Event(
+        event = Event(
             **{field: row._mapping[field] for field in _EVENT_FIELDS},
             id=row.sequence,
             kind=EventKind(row.kind),
             at=datetime.fromisoformat(row.at),
-            data=json.loads(row.data),
+            data=_TEXTS.validate_json(row.data),
         )
+        if event.kind is EventKind.PUBLISHED and "digest" not in event.data:
+            raise ValueError("it does not say what it published")
+        return event
     except (TypeError, ValueError) as error:
         raise CorruptFile(
             f"Event {row.sequence} of {row.adapter} in the catalogue is damaged: {one_line(error)}."

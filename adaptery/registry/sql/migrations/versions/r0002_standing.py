@@ -84,13 +84,16 @@ def _extend_events() -> None:
     connection = op.get_bind()
     rows = connection.execute(
         sa.text(
-            "SELECT id, adapter, kind, number, alias, previous, generation, actor, at, reason "
-            "FROM events ORDER BY id"
+            "SELECT e.id, e.adapter, kind, e.number, alias, previous, generation, actor, at, "
+            "reason, digest FROM events e JOIN versions v "
+            "ON v.adapter = e.adapter AND v.number = e.number ORDER BY e.id"
         )
     ).all()
-    fill = sa.text("UPDATE events SET sequence = :sequence, chain = :chain WHERE id = :id")
+    fill = sa.text(
+        "UPDATE events SET sequence = :sequence, data = :data, chain = :chain WHERE id = :id"
+    )
     ends: dict[str, tuple[int, str]] = {}
-    for key, adapter, kind, number, alias, previous, generation, actor, at, reason in rows:
+    for key, adapter, kind, number, alias, previous, generation, actor, at, reason, digest in rows:
         count, chain = ends.get(adapter, (0, ""))
         event = Event(
             count + 1,
@@ -103,9 +106,11 @@ def _extend_events() -> None:
             actor,
             datetime.fromisoformat(at),
             reason,
+            {"digest": digest} if kind == EventKind.PUBLISHED else {},
         )
         ends[adapter] = event.id, chained(chain, event)
-        connection.execute(fill, {"id": key, "sequence": event.id, "chain": ends[adapter][1]})
+        written = {"sequence": event.id, "data": json.dumps(event.data), "chain": ends[adapter][1]}
+        connection.execute(fill, {"id": key, **written})
     op.create_index("one_event_per_sequence", "events", ["adapter", "sequence"], unique=True)
     for adapter, (count, _) in ends.items():
         insert = sa.text("INSERT INTO adapters VALUES (:name, :events)")
