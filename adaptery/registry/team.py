@@ -9,6 +9,8 @@ libpq's, such as `sslmode`. Each machine keeps a checked copy of what it has rea
 """
 
 import hashlib
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar, Self
 from urllib.parse import quote, urlencode
@@ -16,15 +18,16 @@ from urllib.parse import quote, urlencode
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from adaptery.errors import InvalidName
+from adaptery.errors import CorruptFile, InvalidName
 from adaptery.registry.files.base import Blobs
 from adaptery.registry.files.blobs import BlobStore
-from adaptery.registry.files.cache import cache_directory
+from adaptery.registry.files.cache import cache_directory, sweep_cache
 from adaptery.registry.files.objects import ObjectBlobs, without_password
+from adaptery.registry.reports import Leftovers
 from adaptery.registry.sql.database import Database
 from adaptery.registry.sql.postgres import PostgresDatabase
 from adaptery.registry.sql.registry import SqlRegistry
-from adaptery.types import LifecycleHooks
+from adaptery.types import AdapterPackage, FileEntry, LifecycleHooks, Version
 
 _SECRETS = frozenset({"password", "sslpassword", "passfile"})
 
@@ -56,6 +59,33 @@ class TeamRegistry(SqlRegistry):
         database = PostgresDatabase(where, _display(where))
         return cls(name, database, _blobs(blobs), hooks)
 
+    def materialize(self, version: Version) -> Path:
+        try:
+            self._fetch(version)
+            return super().materialize(version)
+        except CorruptFile:  # It may be that collection took a file out of the cache just now.
+            self._fetch(version)
+            return super().materialize(version)
+
+    def _fetch(self, version: Version) -> None:
+        """Have the version's files in the cache, each with the digest that it must have."""
+        for file in version.manifest.files:
+            if not self._cache.has(file.sha256):
+                with self._cache.staging() as staging:
+                    fetched = self._blobs.fetch(file.sha256, staging)
+                    self._cache.add(fetched, file.sha256, what=f"{file.path} in {self.url}")
+
+    def _keep(self, package: AdapterPackage, files: Iterable[FileEntry]) -> None:
+        # What is uploaded is a copy that nobody can change between its check and its upload.
+        with self._cache.staging() as staging:
+            for file in files:
+                copy, source = staging / file.sha256, package.directory / file.path
+                shutil.copyfile(source, copy)
+                self._blobs.add(copy, file.sha256, what=str(source))
+
+    def _sweep(self, grace: float, dry_run: bool) -> Leftovers:
+        return sweep_cache(self._cache, grace, dry_run=dry_run)
+
     def _database(self) -> Database | None:
         if not self._is_made:
             self._is_made = self._postgres.revision() is not None
@@ -83,7 +113,7 @@ def _parse(url: str) -> tuple[URL, str]:
 
 def _display(where: URL, blobs: str | None = None) -> str:
     """The address as people may see it: no password."""
-    public = {key: value for key, value in where.query.items() if key not in _SECRETS}
+    public = {key: value for key, value in sorted(where.query.items()) if key not in _SECRETS}
     if blobs is not None:
         public["blobs"] = without_password(blobs)
     bare = URL.create("postgresql", where.username, None, where.host, where.port, where.database)

@@ -58,8 +58,7 @@ def old(unmade, packages, tmp_path):
         write(connection, packages)
     database.close()
     for package in packages:
-        for file in package.manifest.files:
-            registry._keep(package.directory / file.path, file.sha256)
+        registry._keep(package, package.manifest.files)
     return unmade
 
 
