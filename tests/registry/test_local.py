@@ -165,6 +165,14 @@ def test_a_file_that_is_no_catalogue_is_refused_in_a_sentence(local):
         local.versions()
 
 
+def test_an_empty_file_is_no_catalogue(local, adapter):
+    root(local).mkdir()
+    (root(local) / "catalogue.sqlite3").touch()
+    for deed in (local.versions, local.migrate, local.init):
+        with pytest.raises(RegistryError, match=r"is an empty database and no catalogue\."):
+            deed()
+
+
 def test_a_registry_that_cannot_be_made_is_refused_in_a_sentence(tmp_path, adapter):
     (tmp_path / "file").write_text("x")
     with pytest.raises(RegistryError, match=r"cannot be used: .*Not a directory"):

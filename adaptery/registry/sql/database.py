@@ -93,10 +93,6 @@ class Database(ABC):
             found = revision(connection)
             if found == HEAD:
                 return None
-            if found is None:
-                raise RegistryError(
-                    f"{self.name} holds no registry yet. `adapters registry init` makes one."
-                )
             require_known(found, self.name)
             place = self._back_up(connection, backup_label(found))
             try:

@@ -39,17 +39,23 @@ def require_head(found: str | None, catalogue: str) -> None:
 
 
 def require_known(found: str | None, catalogue: str) -> None:
-    """Raise `RegistryError` if the catalogue has a schema that we have never heard of."""
+    """Raise `RegistryError` if the catalogue has a schema that we have never heard of, or none."""
+    if found is None:
+        raise RegistryError(
+            f"{catalogue} is an empty database and no catalogue. Remove it, and "
+            "`adapters registry init` makes one."
+        )
     if found not in _known():
         raise RegistryError(
-            f"The catalogue {catalogue} was written by a newer adaptery (its schema is {found!r}, "
-            f"this one knows {HEAD!r}). Upgrade adaptery to use it."
+            f"The catalogue {catalogue} was written by a newer adaptery, or is another program's "
+            f"(its schema is {found!r}, this one knows {HEAD!r}). Upgrade adaptery, or name "
+            "another database."
         )
 
 
-def backup_label(found: str) -> str:
-    """What tells a backup of a catalogue with this schema from others: `0001-20261121T071955Z`."""
-    return f"{found}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+def backup_label(found: str | None) -> str:
+    """What tells a backup of a catalogue with this schema from others: `0001-20261121T071955123456Z`."""
+    return f"{found}-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}"
 
 
 def upgrade(connection: Connection, target: str = "head") -> None:

@@ -228,7 +228,7 @@ def test_a_newer_catalogue_is_refused_by_everything(unmade, tmp_path):
     with registry._database()._begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     for deed in (unmade().versions, unmade().migrate):
-        with pytest.raises(RegistryError, match=r"newer adaptery .*'9999'"):
+        with pytest.raises(RegistryError, match=r"newer adaptery, .*'9999'"):
             deed()
 
 
