@@ -18,7 +18,8 @@ from adaptery.registry.gate.text import MAX_TEXT, listed, read_text, strict_json
 from adaptery.registry.gate.unpickle import convert
 
 if TYPE_CHECKING:
-    from adaptery.registry.hub.client import HubClient, Snapshot
+    from adaptery.registry.hub.client import HubClient
+    from adaptery.registry.hub.commits import Snapshot
 
 TOKENIZER = "tokenizer_config.json"
 PICKLES = tuple(f"adapter_model.{ending}" for ending in ("bin", "pt", "pth", "ckpt", "pkl"))

@@ -1,14 +1,12 @@
 """The calls that a registry makes of the Hub, over the real client, with failures as sentences."""
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub import CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -28,6 +26,7 @@ from adaptery.errors import (
     join,
 )
 from adaptery.registry.hub import patience
+from adaptery.registry.hub.commits import Addition, Entry, Snapshot, Unsettled
 from adaptery.registry.hub.patience import TransportError
 
 T = TypeVar("T")
@@ -35,61 +34,11 @@ T = TypeVar("T")
 _TAKEN, _PRECONDITION_FAILED = 409, 412
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A file in a commit: its bytes, and the digest of them that the Hub goes by.
-
-    That is the SHA-256 for a file in large storage, else the id that git gives it (a SHA-1).
-    """
-
-    size: int
-    sha256: str | None
-    git_id: str | None
-
-    def is_of(self, data: bytes) -> bool:
-        """Whether the file's bytes are `data`."""
-        if self.sha256 is not None:
-            return hashlib.sha256(data).hexdigest() == self.sha256
-        return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() == self.git_id
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A repository at one commit: path → file."""
-
-    commit: str
-    files: Mapping[str, Entry]
-    private: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Unsettled:
-    """A commit that did not happen, or of which nobody knows whether it did.
-
-    `error` is to be raised in case looking again does not help; `pause` is what the Hub asks for,
-    in seconds.
-    """
-
-    error: RegistryError
-    pause: float
-
-
 class _Quiet(tqdm):
     """No progress bar for files of a few kilobytes."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]
-
-
-class _Addition(CommitOperationAdd):
-    """A file that is in the commit whatever `main` held when the client asked.
-
-    The client leaves out a file that it finds unchanged on `main`, or ignored by a `.gitignore`
-    there. But that may be another state than the parent, and a version must be whole.
-    """
-
-    _remote_oid = property(lambda self: None, lambda self, value: None)
-    _should_ignore = property(lambda self: False, lambda self, value: None)
 
 
 class HubClient:
@@ -139,7 +88,7 @@ class HubClient:
                 return None
             except RevisionNotFoundError as error:
                 raise CorruptFile(f"{repo} has no commit {commit}.") from error
-            files = {s.rfilename: _entry(s) for s in info.siblings or ()}
+            files = {s.rfilename: Entry.of(s) for s in info.siblings or ()}
             return Snapshot(str(info.sha), files, bool(info.private))
 
         return self._ask(f"Reading {repo}", looked)
@@ -200,8 +149,8 @@ class HubClient:
         """
         doing = f"Committing to {repo}"
         with self._sentences(doing):
-            operations: list[CommitOperationAdd | CommitOperationDelete] = [
-                *(_Addition(path, content) for path, content in additions.items()),
+            operations: list[Addition | CommitOperationDelete] = [
+                *(Addition(path, content) for path, content in additions.items()),
                 *(CommitOperationDelete(path) for path in deletions),
             ]
             try:
@@ -289,11 +238,6 @@ class HubClient:
 def _line(error: BaseException) -> str:
     """An error's text in one line, without its last full stop."""
     return " ".join(str(error).split()).rstrip(".")
-
-
-def _entry(sibling: Any) -> Entry:
-    large = sibling.lfs
-    return Entry(sibling.size or 0, large.sha256 if large else None, sibling.blob_id)
 
 
 def _unsettled(error: TransportError) -> bool:

@@ -15,7 +15,8 @@ from adaptery.errors import CorruptFile, RemoteError
 from adaptery.registry.files.blobs import BlobStore
 from adaptery.registry.files.digests import sha256
 from adaptery.registry.gate.manifest import read_manifest
-from adaptery.registry.hub.client import Entry, HubClient, Snapshot
+from adaptery.registry.hub.client import HubClient
+from adaptery.registry.hub.commits import Entry, Snapshot
 from adaptery.registry.hub.ledger import LEDGER, MAX_LEDGER, read_ledger
 from adaptery.registry.line import Line
 from adaptery.types import FileEntry, Manifest
@@ -152,10 +153,7 @@ class HubReader:
 
     def _check_continues(self, name: str, seen: Line, found: Line) -> None:
         common = min(len(seen.events), len(found.events))
-        both = seen.digests.keys() & found.digests.keys()
-        if seen.events[:common] != found.events[:common] or any(
-            seen.digests[number] != found.digests[number] for number in both
-        ):
+        if seen.events[:common] != found.events[:common]:
             raise CorruptFile(
                 f"The history of {self.repo(name)} was rewritten: {LEDGER} no longer says what it "
                 "said before. Look at the commits on the Hub; if that was meant, start anew."

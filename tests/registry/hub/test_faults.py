@@ -220,7 +220,9 @@ def test_a_tag_that_somebody_else_makes_meanwhile_is_named(hub, peer, adapter, t
         HubRegistry("org", Overtaken(), tmp_path / "cache").publish("support", adapter(2))
 
 
-def test_a_foreign_commit_between_look_and_commit_loses_nothing(hub, peer, adapter, fresh, pauses):
+def test_a_foreign_commit_between_look_and_commit_loses_nothing(
+    hub, peer, adapter, fresh, pauses, tmp_path
+):
     hub.publish("support", adapter(1))
 
     class Disturbed(HubClient):
@@ -232,8 +234,7 @@ def test_a_foreign_commit_between_look_and_commit_loses_nothing(hub, peer, adapt
                 peer.foreign_commit(repo, "notes.md", b"%d" % self.disturbances)
             return super().commit(repo, *arguments)
 
-    other = fresh()
-    other._client = Disturbed()
+    other = HubRegistry("org", Disturbed(), tmp_path / "another")
     assert other.publish("support", adapter(2)).number == 2
     assert "notes.md" in peer.store.repo(REPO).head.files
     assert_whole(peer, fresh(), 2)

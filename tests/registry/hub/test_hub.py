@@ -5,12 +5,15 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from huggingface_hub.utils import validate_repo_id
+from hypothesis import given
+from hypothesis import strategies as st
 
 from adaptery.errors import Conflict, CorruptFile, InvalidName, RemoteError
 from adaptery.registry.gate.package import TEMPLATE, WEIGHTS
 from adaptery.registry.hub.client import HubClient
 from adaptery.registry.hub.registry import HubRegistry
-from adaptery.types import AdapterRef, BaseIdentity
+from adaptery.types import HUB_OWNER, NAME, AdapterRef, BaseIdentity
 from tests.adapters import make_adapter, package
 from tests.hub_peer import DROP_AFTER_COMMIT, DROP_BEFORE_COMMIT, REFUSE_TAG, STALE_PARENT
 
@@ -249,9 +252,14 @@ def test_only_an_organisation_is_a_registry(url):
         HubRegistry.open(url)
 
 
-def test_a_name_that_the_hub_does_not_take_is_refused(hub, adapter):
+def test_a_name_that_the_hub_does_not_take_is_refused(peer):
     with pytest.raises(InvalidName, match="The Hub does not take this name"):
-        hub.publish("a--b", adapter(1))
+        HubClient().snapshot("org/a--b")
+
+
+@given(st.from_regex(HUB_OWNER, fullmatch=True), st.from_regex(NAME, fullmatch=True))
+def test_the_hub_takes_every_name_that_we_take(owner, name):
+    validate_repo_id(f"{owner}/{name}")
 
 
 def test_foreign_repositories_are_not_listed(hub, peer, adapter):

@@ -100,7 +100,7 @@ HOSTILE = {
     ),
     "a missing field": (lambda d: d["events"][0].pop("actor"), "event 1 must have the fields"),
     "no history": (lambda d: d.update(events=[]), "more versions than its history"),
-    "no versions": (lambda d: d.update(versions={}), "not those that its history says"),
+    "no versions": (lambda d: d.update(versions={}), "event 1 does not publish what version 1 is"),
     "a version too many": (lambda d: d["versions"].update({"9": "9" * 64}), "not those that"),
     "versions without end": (
         lambda d: d["versions"].update({str(n): f"{n:064x}" for n in range(4, 20)}),
@@ -132,7 +132,8 @@ HOSTILE = {
     "a generation of nothing": (event(2, generation=1), "event 2 moves no alias"),
     "a note that moves": (event(10, alias="live", generation=4), "although it is 'noted'"),
     "a version that never was": (event(4, number=7), "event 4 is about version 7, which was not"),
-    "a version from later": (event(2, number=3), "version 3 again"),
+    "a version from later": (event(2, number=3), "event 2 does not publish what version 3 is"),
+    "a version again": (event(2, number=1, data={"digest": "1".zfill(64)}), "version 1 again"),
     "a huge number": (event(4, number=10**9), "less than 1000000000"),
     "an escape in a reason": (event(4, reason="\x1b[2J"), "cannot hold the character"),
     "text that runs backwards": (event(4, reason="a\u202eb"), "cannot hold the character"),
