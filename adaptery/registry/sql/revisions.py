@@ -54,7 +54,7 @@ def require_known(found: str | None, catalogue: str) -> None:
 
 
 def backup_label(found: str | None) -> str:
-    """What tells a backup of a catalogue with this schema from others: `0001-20261121T071955123456Z`."""
+    """What tells a backup from others: schema and time, as in `0001-20261121T071955123456Z`."""
     return f"{found}-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}"
 
 
