@@ -22,7 +22,7 @@ from tests.adapters import make_adapter
 
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
 COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-LONG = settings(COMMON, max_examples=50_000)
+LONG = settings(COMMON, max_examples=10_000)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
