@@ -23,7 +23,8 @@ class Fault:
 
 
 WRITING = frozenset(
-    ["write", "pwrite64", "ftruncate", "fallocate", "fsync", "fdatasync", "mkdir", "rename", "link"]
+    ["write", "pwrite64", "sendfile", "ftruncate", "fallocate", "fsync", "fdatasync", "mkdir"]
+    + ["rename", "link"]
 )
 READING = frozenset(["read", "pread64", "getdents64", "newfstatat", "fstat", "statx"])
 TIDYING = frozenset(["unlink", "unlinkat", "rmdir", "fchmod"])
