@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 # Tests and the quickstart run several processes on the same cores: threads must not wait by spinning.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: env quickstart test torture format clean
+.PHONY: env quickstart test torture bench-registry format clean
 
 env: $(STAMP)
 
@@ -34,6 +34,10 @@ test: env
 torture: env
 	@echo "== torture: the registry killed at every call, starved, corrupted and raced (half an hour)"
 	$(BIN)/python -m pytest -m torture --timeout 1800
+
+bench-registry: env
+	@echo "== bench-registry: looking up, listing and publishing, beside MLflow (about five minutes)"
+	@$(BIN)/python -m benchmarks.registry
 
 format: env
 	@echo "== format: put the code into its form"
