@@ -140,8 +140,8 @@ def _sentence(name: str, error: exc.DBAPIError) -> AdapteryError:
     said, code = str(error.orig), getattr(error.orig, "sqlite_errorname", "")
     if undecodable := re.match("Could not decode to UTF-8 column '([a-z_]+)'", said):
         return CorruptFile(f"The catalogue {name} is damaged: a {undecodable[1]} is not UTF-8.")
-    if code == "SQLITE_IOERR_CORRUPTFS":  # It calls a read that failed "malformed".
-        said = "disk I/O error"
+    if code.startswith("SQLITE_CORRUPT"):  # It says so of a read that the disk refused, too.
+        said += ". Either it is damaged, of which `adapters fsck` says more, or the disk is failing"
     elif code.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
         said += (
             ". Look whether the disk is full or failing, whether this user may write there, and "
