@@ -114,7 +114,7 @@ class Arena:
         if isinstance(found, str):
             return  # an older adaptery's, as it was
         opened = registry(self.path)
-        assert list(opened.fsck()) == []
+        assert [str(finding) for finding in opened.fsck()] == []
         for version in opened.versions():
             opened.materialize(version)
 
