@@ -45,6 +45,8 @@ class ObjectBlobs(Blobs):
         self._fs, self._prefix = _file_system(url)
         protocols = {self._fs.protocol} if isinstance(self._fs.protocol, str) else self._fs.protocol
         self._refuses = bool(_REFUSE_TO_OVERWRITE & set(protocols))
+        # Ten parts are under way at once, and each is in memory.
+        self._parts = {"chunksize": _CHUNK} if "s3" in protocols else {}
 
     def add(self, source: Path, digest: str, what: str | None = None) -> None:
         with self._sentences():
@@ -68,7 +70,7 @@ class ObjectBlobs(Blobs):
         target = directory / digest
         with self._sentences():
             try:
-                self._fs.get_file(self._key(digest), str(target))
+                self._fs.get_file(self._key(digest), str(target), **self._parts)
             except FileNotFoundError as error:
                 raise CorruptFile(f"{self._url}/sha256/{digest[:2]}/{digest} is gone.") from error
         return target
@@ -106,7 +108,7 @@ class ObjectBlobs(Blobs):
             return
         mode = "overwrite" if replace else "create"
         with suppress(FileExistsError):  # somebody else added it meanwhile
-            self._fs.put_file(str(source), key, mode=mode, chunksize=_CHUNK)
+            self._fs.put_file(str(source), key, mode=mode, **self._parts)
 
     def _put_and_move(self, source: Path, key: str) -> None:
         unfinished = f"{self._prefix}/tmp/{uuid.uuid4().hex}"
