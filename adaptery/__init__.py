@@ -17,7 +17,9 @@ hookimpl = pluggy.HookimplMarker("adapters")
 
 
 def open_registry(url: str) -> "Registry":
-    """The registry at `url`: a directory or `hf://org`, with all installed plugins told of changes.
+    """The registry at `url`: a directory, `postgresql://…?blobs=URL` or `hf://org`.
+
+    All installed plugins are told of changes.
 
     Raises:
         UnknownName: no registry backend has the URL's scheme.

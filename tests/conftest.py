@@ -16,9 +16,8 @@ os.environ |= {
 
 import pytest
 
-from tests.peers.postgres import PostgresPeer
-
 if TYPE_CHECKING:
+    from tests.peers.postgres import PostgresPeer
     from tests.peers.s3 import S3Peer
 
 
@@ -38,7 +37,9 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres_peer() -> Iterator[PostgresPeer]:
+def postgres_peer() -> Iterator["PostgresPeer"]:
+    from tests.peers.postgres import PostgresPeer
+
     with PostgresPeer() as peer:
         yield peer
 
@@ -52,9 +53,11 @@ def s3_peer() -> Iterator["S3Peer"]:
 
 
 @pytest.fixture
-def postgres(postgres_peer: PostgresPeer) -> str:
+def postgres(postgres_peer: "PostgresPeer") -> Iterator[str]:
     """The address of an empty PostgreSQL database of this test's own."""
-    return postgres_peer.create(f"test_{uuid.uuid4().hex}")
+    name = f"test_{uuid.uuid4().hex}"
+    yield postgres_peer.create(name)
+    postgres_peer.drop(name)
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psycopg
+
 # What is lost when the machine loses power is of no interest here; what a killed client leaves is.
 SETTINGS = {
     "fsync": "off",
@@ -69,11 +71,16 @@ class PostgresPeer:
 
     def create(self, database: str) -> str:
         """Make an empty database and return its address."""
-        import psycopg
-
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{database}" STRATEGY file_copy')
+        self._execute(f'CREATE DATABASE "{database}" STRATEGY file_copy')
         return self.url(database)
+
+    def drop(self, database: str) -> None:
+        """Remove a database, whoever is still connected to it."""
+        self._execute(f'DROP DATABASE "{database}" WITH (FORCE)')
+
+    def _execute(self, statement: str) -> None:
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(statement)
 
     def _start(self) -> None:
         settings = [f"--{name}={value}" for name, value in SETTINGS.items()]
