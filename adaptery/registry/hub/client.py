@@ -1,7 +1,7 @@
 """The calls that a registry makes of the Hub, over the real client, with failures as sentences."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -140,17 +140,18 @@ class HubClient:
         parent: str,
         title: str,
         description: str,
-        additions: Mapping[str, Path | bytes],
+        additions: Iterable[Addition],
         deletions: Iterable[str] = (),
     ) -> str | Unsettled:
         """Put one commit on top of `parent`, and give its id.
 
-        Never tries twice: only a look at `main` tells whether a lost answer was a yes.
+        Never tries twice: only a look at `main` tells whether a lost answer was a yes. Additions
+        may be used again in another try, and are not uploaded again then.
         """
         doing = f"Committing to {repo}"
         with self._sentences(doing):
             operations: list[Addition | CommitOperationDelete] = [
-                *(Addition(path, content) for path, content in additions.items()),
+                *additions,
                 *(CommitOperationDelete(path) for path in deletions),
             ]
             try:

@@ -54,7 +54,7 @@ class HubRegistry(LineRegistry):
         self._client = client
         self._blobs = BlobStore(cache)
         self._reader = HubReader(org, client, self._blobs, cache)
-        self._writer = HubWriter(client, self._reader, private=private)
+        self._writer = HubWriter(client, self._reader, self._blobs, private=private)
 
     @classmethod
     def open(cls, url: str, hooks: LifecycleHooks | None = None, *, private: bool = False) -> Self:

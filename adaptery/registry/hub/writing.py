@@ -4,14 +4,14 @@ Whoever has read an old state cannot overwrite a newer one. If an answer gets lo
 read again before anything is repeated, so that a retry never publishes twice.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from adaptery.errors import Conflict, RemoteError
+from adaptery.registry.files.blobs import BlobStore
 from adaptery.registry.gate.package import ALLOWED_FILES
 from adaptery.registry.hub.card import model_card
 from adaptery.registry.hub.client import HubClient
-from adaptery.registry.hub.commits import Snapshot, Unsettled
+from adaptery.registry.hub.commits import Addition, Snapshot, Unsettled
 from adaptery.registry.hub.ledger import LEDGER, write_ledger
 from adaptery.registry.hub.patience import Tries
 from adaptery.registry.hub.reading import MANIFEST, HubReader, publish_title
@@ -26,9 +26,12 @@ CARD = "README.md"
 class HubWriter:
     """Writes what `reader` reads. With `private`, nothing into a repository that all can read."""
 
-    def __init__(self, client: HubClient, reader: HubReader, *, private: bool) -> None:
+    def __init__(
+        self, client: HubClient, reader: HubReader, blobs: BlobStore, *, private: bool
+    ) -> None:
         self._client = client
         self._reader = reader
+        self._blobs = blobs
         self._private = private
 
     def settle(
@@ -39,6 +42,7 @@ class HubWriter:
         Returns the event, None if nothing was wanted, and the line that has it.
         """
         attempted: list[Event] = []
+        uploads = self._uploads(package) if package else []
         tries = Tries()
         while True:
             # Tags first: then a tag that the line does not know cannot be a newer version's.
@@ -53,11 +57,18 @@ class HubWriter:
             if event is None:
                 return None, state.line
             self._refuse_foreign_tag(state.line, event, tags)
-            outcome = self._write(state.head, state.line, event, package)
+            outcome = self._write(state.head, state.line, event, package, uploads)
             if isinstance(outcome, Line):
                 return event, outcome
             attempted.append(event)
             tries.again(state.head.commit, outcome.error, outcome.pause)
+
+    def _uploads(self, package: AdapterPackage) -> list[Addition]:
+        """The version's files, as they were when their digests were checked: a copy of our own."""
+        files = package.manifest.files
+        for file in files:
+            self._blobs.add(package.directory / file.path, file.sha256)
+        return [Addition(file.path, self._blobs.path(file.sha256)) for file in files]
 
     def _make(self, name: str, package: AdapterPackage | None) -> RemoteError:
         """Make the repository. Returns what to say if it cannot be seen after that."""
@@ -68,24 +79,30 @@ class HubWriter:
         return RemoteError(f"{repo} cannot be read, although it was made just now.")
 
     def _write(
-        self, head: Snapshot, line: Line, event: Event, package: AdapterPackage | None
+        self,
+        head: Snapshot,
+        line: Line,
+        event: Event,
+        package: AdapterPackage | None,
+        uploads: Sequence[Addition],
     ) -> Line | Unsettled:
         """One commit with the new ledger and, for a publication, everything of the version.
 
         Returns the line as it is now.
         """
         repo = self._reader.repo(line.name)
-        digests, files, title = dict(line.digests), {}, _title(event)
+        digests, files, title = dict(line.digests), [*uploads], _title(event)
         stale: set[str] = set()
         if package is not None:
             self._refuse_public(repo, head)
             version = published(event, package.manifest)
             digests[event.number] = version.digest
             title = publish_title(line.name, event.number, version.digest)
-            files = _files(repo, version, package.directory)
-            stale = (head.files.keys() & ALLOWED_FILES.keys()) - files.keys()
+            files += _described(repo, version)
+            stale = (head.files.keys() & ALLOWED_FILES.keys()) - {f.path_in_repo for f in files}
         after = Line(line.name, digests, (*line.events, event))
-        files[LEDGER] = write_ledger(digests, after.events, f"{LEDGER} in {repo}")
+        ledger = write_ledger(digests, after.events, f"{LEDGER} in {repo}")
+        files.append(Addition(LEDGER, ledger))
         outcome = self._client.commit(repo, head.commit, title, event.reason, files, sorted(stale))
         if isinstance(outcome, Unsettled):
             return outcome
@@ -136,13 +153,10 @@ class HubWriter:
             )
 
 
-def _files(repo: str, version: Version, directory: Path) -> dict[str, Path | bytes]:
-    """What the commit of a version holds beside the ledger."""
-    return {
-        **{file.path: directory / file.path for file in version.manifest.files},
-        MANIFEST: version.manifest.canonical(),
-        CARD: model_card(repo, version).encode(),
-    }
+def _described(repo: str, version: Version) -> list[Addition]:
+    """What the commit of a version says of it, beside the ledger."""
+    card = model_card(repo, version).encode()
+    return [Addition(MANIFEST, version.manifest.canonical()), Addition(CARD, card)]
 
 
 def _title(event: Event) -> str:

@@ -4,13 +4,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from adaptery.errors import Conflict, ReferenceNotFound, RemoteError
+from adaptery.errors import Conflict, CorruptFile, ReferenceNotFound, RemoteError
 from adaptery.registry.gate.package import CONFIG, WEIGHTS
 from adaptery.registry.hub.client import HubClient
 from adaptery.registry.hub.registry import HubRegistry
 from adaptery.types import AdapterRef
 from tests.adapters import make_adapter
-from tests.hub_peer import CUT_DOWNLOAD, DROP_AFTER_COMMIT, NOT_YET_THERE, REFUSE_TAG, STALE_HEAD
+from tests.hub_peer import (
+    CUT_DOWNLOAD,
+    DROP_AFTER_COMMIT,
+    NOT_YET_THERE,
+    REFUSE_TAG,
+    STALE_HEAD,
+    STALE_PARENT,
+)
 
 REPO = "org/support"
 COMMIT = "POST /api/models/org/support/commit/"
@@ -238,6 +245,29 @@ def test_a_foreign_commit_between_look_and_commit_loses_nothing(
     assert other.publish("support", adapter(2)).number == 2
     assert "notes.md" in peer.store.repo(REPO).head.files
     assert_whole(peer, fresh(), 2)
+
+
+def test_a_file_that_changes_after_it_was_checked_is_not_published(hub, peer, adapter):
+    """The hooks are asked between the check and the upload."""
+    package = adapter(1)
+    config = package.directory / CONFIG
+
+    class Tamper:
+        def objections(self, version, alias):
+            config.write_text(config.read_text().replace("8", "9"))
+            return ()
+
+    with pytest.raises(CorruptFile, match=rf"{CONFIG} does not have the digest"):
+        HubRegistry.open("hf://org", Tamper()).publish("support", package)
+    assert list(hub.versions()) == []
+
+
+def test_an_upload_is_not_repeated_with_its_commit(hub, peer, adapter, pauses):
+    peer.faults[STALE_PARENT] = 3
+    hub.publish("support", adapter(1))
+    assert sum(request.startswith("PUT /lfs/") for request in peer.requests) == 1
+    assert sum(request.endswith("/info/lfs/objects/batch") for request in peer.requests) == 1
+    assert sum(request.startswith(COMMIT) for request in peer.requests) == 4
 
 
 def test_what_main_ignores_is_in_the_commit_all_the_same(hub, peer, adapter, fresh):
