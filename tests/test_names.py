@@ -158,4 +158,10 @@ def test_every_owner_that_the_hub_takes_can_be_named(owner):
 @pytest.mark.parametrize("what", CHECKS)
 def test_long_any_text_is_harmless_or_refused(what):
     check, texts = CHECKS[what]
-    settings(max_examples=20_000, deadline=None)(given(text=texts)(lambda text: check(text)))()
+
+    @settings(max_examples=20_000, deadline=None)
+    @given(text=texts)
+    def each(text):
+        check(text)
+
+    each()

@@ -199,4 +199,10 @@ def test_long_anything_at_the_gate(tmp_path, what):
         "json": (check_json, st.binary() | JSON.map(json.dumps).map(str.encode)),
         "patterns": (check_quick, PATTERNS),
     }[what]
-    LONG(given(data=inputs)(lambda data: check(data)))()
+
+    @LONG
+    @given(data=inputs)
+    def each(data):
+        check(data)
+
+    each()
