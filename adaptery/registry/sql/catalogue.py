@@ -153,6 +153,8 @@ class Catalogue:
         with transaction() as connection:
             found = list(check_database(connection))
             for name in checked_names(connection):
+                if repair:  # Nobody moves an alias between our look and what we rebuild.
+                    connection.execute(_row(name).with_for_update())
                 found += check_adapter(connection, name, repair=repair)
         return found
 
@@ -215,7 +217,11 @@ def _lock(connection: Connection, name: str) -> None:
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     row = dialect.insert(adapters).values(name=name, events=0).on_conflict_do_nothing()
     connection.execute(row)
-    connection.execute(select(adapters).where(adapters.c.name == name).with_for_update())
+    connection.execute(_row(name).with_for_update())
+
+
+def _row(name: str) -> Select[tuple[str, int]]:
+    return select(adapters).where(adapters.c.name == name)
 
 
 def _insert_version(connection: Connection, event: Event, manifest: Manifest) -> None:
