@@ -184,6 +184,25 @@ def test_the_catalogue_itself_refuses_to_rewrite_history(team, adapter, postgres
         connection.execute(deed.format(table))
 
 
+def test_what_only_repeats_the_history_is_found_wrong_and_rebuilt(team, adapter, postgres):
+    for seed in (1, 2):
+        team.publish("support", adapter(seed, metrics={"f1": seed / 7}))
+    aliases = team.aliases()
+    assert team.fsck() == []
+    with psycopg.connect(postgres) as connection:
+        connection.execute("UPDATE aliases SET number = 2, generation = 7")
+        connection.execute("UPDATE metrics SET value = 0.5")
+        connection.execute("DELETE FROM version_blobs")
+    wrong = {finding.subject for finding in team.fsck()}
+    assert wrong == {f"the {what} of support" for what in WRONG}
+    assert all(finding.repaired for finding in team.fsck(repair=True))
+    assert team.fsck() == []
+    assert team.aliases() == aliases
+
+
+WRONG = ("aliases", "metrics", "references to blobs")
+
+
 def test_names_are_listed_by_their_bytes_whatever_the_servers_language(team, adapter):
     names = ["a-1", "a1", "a.b", "ab", "a_c"]
     for seed, name in enumerate(names):
