@@ -68,7 +68,8 @@ class HubWriter:
         files = package.manifest.files
         for file in files:
             self._blobs.add(package.directory / file.path, file.sha256)
-        return [Addition(file.path, self._blobs.path(file.sha256)) for file in files]
+        checked = self._blobs.checkout(package.manifest.digest, files)
+        return [Addition(file.path, checked / file.path) for file in files]
 
     def _make(self, name: str, package: AdapterPackage | None) -> RemoteError:
         """Make the repository. Returns what to say if it cannot be seen after that."""
