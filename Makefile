@@ -7,7 +7,11 @@ STAMP  := $(VENV)/.installed
 # Tests and the quickstart run several processes on the same cores: threads must not wait by spinning.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: env quickstart test torture bench-registry format clean
+.PHONY: packages env quickstart test torture bench-registry format clean
+
+packages:
+	@echo "== packages: what the tests need of Debian: PostgreSQL, strace, openssl, a compiler (as root)"
+	@.ci/packages
 
 env: $(STAMP)
 
