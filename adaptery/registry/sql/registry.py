@@ -164,12 +164,11 @@ class SqlRegistry(LineRegistry):
     def _commit(
         self, name: str, decide: Decide, package: AdapterPackage | None = None
     ) -> Event | None:
+        catalogue = self._made_catalogue()  # first: where none can be, no file is kept either
         if package is None:
-            return self._made_catalogue().commit(name, decide, None)
+            return catalogue.commit(name, decide, None)
         self._keep(package, package.manifest.files)
-        return self._made_catalogue().commit(
-            name, decide, package.manifest, lambda: self._keep_again(package)
-        )
+        return catalogue.commit(name, decide, package.manifest, lambda: self._keep_again(package))
 
     def _keep_again(self, package: AdapterPackage) -> None:
         """Keep what collection took; called when it can take nothing of the version any more."""
