@@ -47,7 +47,7 @@ def mlflow_environment(folder: Path) -> Path:
     """The interpreter of a new environment with MLflow in it."""
     run(sys.executable, "-m", "venv", str(folder))
     python = folder / "bin" / "python"
-    run(str(python), "-m", "pip", "install", "--quiet", "mlflow-skinny", "sqlalchemy", "alembic")
+    run(str(python), "-m", "pip", "install", "-qq", "mlflow-skinny", "sqlalchemy", "alembic")
     return python
 
 

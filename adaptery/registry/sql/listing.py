@@ -12,6 +12,7 @@ from sqlalchemy import (
     Connection,
     FromClause,
     Select,
+    case,
     exists,
     func,
     null,
@@ -85,8 +86,10 @@ def _chosen(query: Query) -> FromClause:
     if query.base is not None:
         fitting = fitting.where(_is_base(query.base, query.base_prefix))
     fitting = fitting.order_by(versions.c.number.desc()).limit(1)
-    in_use = fitting.where(~_YANKED)
-    number = func.coalesce(in_use.scalar_subquery(), fitting.scalar_subquery())
+    in_use = fitting.where(~_YANKED).scalar_subquery()
+    has_yanked = exists().where(yanks.c.adapter == adapters.c.name)
+    yanked = case((has_yanked, fitting.scalar_subquery()))
+    number = func.coalesce(in_use, yanked)
     chosen = select(adapters.c.name.label("adapter"), number.label("number"))
     if query.sort == "name":
         return chosen.subquery("chosen")  # read only as far as the page goes
