@@ -118,8 +118,9 @@ HARM = {"dropped": {"drop": True}, "answer lost": {"lose": True}, "503": {"statu
 def test_any_one_request_of_a_publish_may_fail(hub, peer, adapter, trouble, pauses, fresh, harm):
     hub.publish("support", adapter(1))
     peer.requests.clear()
-    hub.publish("support", adapter(2))
+    fresh().publish("support", adapter(2))
     count = len(peer.requests)
+    assert peer.requests[-1] == f"POST /api/models/org/support/tag/{peer.store.repo(REPO).head.id}"
     for place in range(count):
         trouble("", skip=place, **harm)
         number = fresh().publish("support", adapter(3 + place)).number
