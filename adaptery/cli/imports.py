@@ -41,16 +41,10 @@ def import_command(
     only read; what does not belong to an adapter is left behind and named.
     """
     from adaptery.registry.gate.text import listed
-    from adaptery.registry.imports import import_adapter
 
     with stderr().status(f"Importing {source} …"):
-        found = import_adapter(
-            open_registry(registry),
-            source,
-            name,
-            base=base,
-            convert_pickle=convert_pickle,
-            reason=reason,
+        found = open_registry(registry).import_adapter(
+            source, name, base=base, convert_pickle=convert_pickle, reason=reason
         )
     if found.left_behind:
         stderr().print(f"Left behind: {listed(found.left_behind)}.")

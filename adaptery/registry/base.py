@@ -21,6 +21,7 @@ from adaptery.types import (
 if TYPE_CHECKING:
     from adaptery.registry.difference import Difference
     from adaptery.registry.histories import Copied, Progress, Synced
+    from adaptery.registry.imports import Imported
 
 
 class Registry(ABC):
@@ -243,6 +244,22 @@ class Registry(ABC):
         from adaptery.registry.difference import diff
 
         return diff(self, before, after)
+
+    def import_adapter(
+        self,
+        source: str,
+        name: str,
+        *,
+        base: str | None = None,
+        convert_pickle: bool = False,
+        reason: str = "",
+    ) -> "Imported":
+        """Publish another tool's PEFT adapter: a directory or `hf://ORG/REPO`. See `imports`."""
+        from adaptery.registry import imports
+
+        return imports.import_adapter(
+            self, source, name, base=base, convert_pickle=convert_pickle, reason=reason
+        )
 
     def bundle(self, ref: AdapterRef, file: Path, *, force: bool = False) -> Version:
         """Write a version to one file; see `bundle.bundle`."""
