@@ -157,7 +157,7 @@ def of_the_first_release(arena: Path) -> None:
     database.close()
     for seed in PACKAGES:
         for file in made(arena, seed).manifest.files:
-            registry(arena)._keep(made(arena, seed).directory / file.path, file.sha256)
+            registry(arena)._cache.add(made(arena, seed).directory / file.path, file.sha256)
 
 
 _FIRST_RELEASE = (

@@ -22,10 +22,12 @@ class Fault:
     says: str
 
 
-WRITING = frozenset(
-    ["write", "pwrite64", "sendfile", "ftruncate", "fallocate", "fsync", "fdatasync", "mkdir"]
-    + ["rename", "link"]
-)
+# fmt: off
+WRITING = frozenset([
+    "write", "pwrite64", "sendfile", "copy_file_range", "ftruncate", "fallocate", "fsync",
+    "fdatasync", "mkdir", "rename", "link",
+])
+# fmt: on
 READING = frozenset(["read", "pread64", "getdents64", "newfstatat", "fstat", "statx"])
 TIDYING = frozenset(["unlink", "unlinkat", "rmdir", "fchmod"])
 # SQLite does not tell why it could not open a file, so we name what it can be.

@@ -33,20 +33,32 @@ def seconds(exhaustive):
     return 180 if exhaustive else 4
 
 
-@pytest.fixture(params=["directory"])
-def url(request, tmp_path):
+@pytest.fixture(params=["directory", "team", "hub"])
+def url(request, tmp_path, monkeypatch):
     """Where the crowd meets."""
+    if request.param == "hub":
+        request.getfixturevalue("hub")
+        return "hf://org"
+    if request.param == "team":
+        monkeypatch.setenv("ADAPTERS_CACHE", str(tmp_path / "cache"))
+        return f"{request.getfixturevalue('postgres')}?blobs=file://{tmp_path / 'blobs'}"
     return str(tmp_path / "registry")
 
 
-def test_publishers_at_once_lose_nothing(url, size, tmp_path, report):
+@pytest.fixture
+def directory(tmp_path):
+    return str(tmp_path / "registry")
+
+
+def test_publishers_at_once_lose_nothing(url, size, tmp_path, report, request):
     publishers, each = size
     begun = time.monotonic()
     run(publish_some, [(url, tmp_path / "made", 100 * i, each) for i in range(publishers)])
     took = time.monotonic() - begun
     seeds = {100 * i + j for i in range(publishers) for j in range(each)}
     assert_nothing_lost(open_registry(url), seeds)
-    report("races", "publishers", versions=len(seeds), lost=0, seconds=round(took))
+    where = request.node.callspec.params["url"]
+    report("races", f"publishers, {where}", versions=len(seeds), seconds=round(took))
 
 
 def without_locks(act, *arguments):
@@ -55,16 +67,21 @@ def without_locks(act, *arguments):
     act(*arguments)
 
 
-def test_publishers_need_no_file_locks_of_ours(url, size, tmp_path):
+def test_publishers_need_no_file_locks_of_ours(directory, size, tmp_path):
     publishers, each = size
-    arguments = [(publish_some, url, tmp_path / "made", 100 * i, each) for i in range(publishers)]
+    arguments = [
+        (publish_some, directory, tmp_path / "made", 100 * i, each) for i in range(publishers)
+    ]
     run(without_locks, arguments)
     assert_nothing_lost(
-        open_registry(url), {100 * i + j for i in range(publishers) for j in range(each)}
+        open_registry(directory), {100 * i + j for i in range(publishers) for j in range(each)}
     )
 
 
-def test_collection_takes_nothing_from_publishers_and_readers(url, seconds, tmp_path, report):
+@pytest.mark.parametrize("url", ["directory", "team"], indirect=True)
+def test_collection_takes_nothing_from_publishers_and_readers(
+    url, seconds, tmp_path, report, request
+):
     open_registry(url).publish(NAME, make_adapter(tmp_path / "first", seed=0))
     until = time.time() + seconds
     made = tmp_path / "made"
@@ -81,7 +98,8 @@ def test_collection_takes_nothing_from_publishers_and_readers(url, seconds, tmp_
     assert_linear(registry)
     counts = {act: counted(made, act) for act in ("published", "read", "collected")}
     assert all(counts.values())
-    report("races", "publishers, readers, collectors", **counts, missing=0)
+    where = request.node.callspec.params["url"]
+    report("races", f"publishers, readers, collectors, {where}", **counts)
 
 
 def do(act, url, directory, until, which):
