@@ -192,6 +192,8 @@ class BlobStore(Blobs):
             except OSError:
                 if self._links(target, files):
                     return  # Somebody else built it in the meantime.
+                if not target.exists():
+                    raise
                 os.rename(target, staging / "stale")
                 os.rename(fresh, target)
 
