@@ -24,7 +24,7 @@ from adaptery.errors import Interrupted, UsageError
 from adaptery.types import AdapterRef
 
 if TYPE_CHECKING:
-    from adaptery.registry.histories import Synced
+    from adaptery.registry.carry.histories import Synced
 
 file_type = click.Path(path_type=Path)
 

@@ -19,7 +19,7 @@ from adaptery.cli.params import complete_references
 from adaptery.types import AdapterRef, FileEntry
 
 if TYPE_CHECKING:
-    from adaptery.registry.difference import Difference, WeightChange
+    from adaptery.registry.compare.difference import Difference, WeightChange
 
 
 @click.command("diff")

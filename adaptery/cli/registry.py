@@ -21,7 +21,7 @@ from adaptery.errors import UsageError
 from adaptery.types import Event
 
 if TYPE_CHECKING:
-    from adaptery.registry.histories import Progress
+    from adaptery.registry.carry.histories import Progress
 
 
 @click.group("registry")

@@ -19,9 +19,9 @@ from adaptery.types import (
 )
 
 if TYPE_CHECKING:
-    from adaptery.registry.difference import Difference
-    from adaptery.registry.histories import Copied, Progress, Synced
-    from adaptery.registry.imports import Imported
+    from adaptery.registry.carry.histories import Copied, Progress, Synced
+    from adaptery.registry.carry.imports import Imported
+    from adaptery.registry.compare.difference import Difference
 
 
 class Registry(ABC):
@@ -241,7 +241,7 @@ class Registry(ABC):
 
     def diff(self, before: AdapterRef, after: AdapterRef) -> "Difference":
         """How two versions differ, down to each module's weight; see `difference.diff`."""
-        from adaptery.registry.difference import diff
+        from adaptery.registry.compare.difference import diff
 
         return diff(self, before, after)
 
@@ -255,7 +255,7 @@ class Registry(ABC):
         reason: str = "",
     ) -> "Imported":
         """Publish another tool's PEFT adapter: a directory or `hf://ORG/REPO`. See `imports`."""
-        from adaptery.registry import imports
+        from adaptery.registry.carry import imports
 
         return imports.import_adapter(
             self, source, name, base=base, convert_pickle=convert_pickle, reason=reason
@@ -263,13 +263,13 @@ class Registry(ABC):
 
     def bundle(self, ref: AdapterRef, file: Path, *, force: bool = False) -> Version:
         """Write a version to one file; see `bundle.bundle`."""
-        from adaptery.registry.bundle import bundle
+        from adaptery.registry.carry.bundle import bundle
 
         return bundle(self, ref, file, force=force)
 
     def unbundle(self, file: Path, name: str | None = None) -> Version:
         """Publish the version in a file under its own number; see `bundle.unbundle`."""
-        from adaptery.registry.bundle import unbundle
+        from adaptery.registry.carry.bundle import unbundle
 
         return unbundle(self, file, name)
 
@@ -283,36 +283,36 @@ class Registry(ABC):
         reason: str = "",
     ) -> Version:
         """Publish a version in another registry, unchanged; see `transfer.publish_version`."""
-        from adaptery.registry.transfer import publish_version
+        from adaptery.registry.carry.transfer import publish_version
 
         return publish_version(self, ref, target, name, alias=alias, reason=reason)
 
     def pull(self, source: "Registry", ref: AdapterRef, name: str | None = None) -> Version:
         """Publish here what `ref` means in `source`, unchanged; see `transfer.copy_version`."""
-        from adaptery.registry.transfer import copy_version
+        from adaptery.registry.carry.transfer import copy_version
 
         return copy_version(source, ref, self, name)
 
     def copy_to(self, target: "Registry", on_progress: "Progress | None" = None) -> "Copied":
         """Copy every history to `target`, verbatim; see `histories.copy_registry`."""
-        from adaptery.registry.histories import copy_registry
+        from adaptery.registry.carry.histories import copy_registry
 
         return copy_registry(self, target, on_progress)
 
     def sync(self, remote: "Registry", name: str) -> "Synced":
         """Give each side the versions that only the other has; see `histories.sync`."""
-        from adaptery.registry.histories import sync
+        from adaptery.registry.carry.histories import sync
 
         return sync(self, remote, name)
 
     def sign(self, ref: AdapterRef, key: Path, password: str | None = None) -> Event:
         """Sign a version's manifest and files; see `signing.sign`."""
-        from adaptery.registry.signing import sign
+        from adaptery.registry.carry.signing import sign
 
         return sign(self, ref, key, password)
 
     def verify_signature(self, ref: AdapterRef, public_key: Path) -> Event:
         """The event that signed a version with this key; see `signing.verify_signature`."""
-        from adaptery.registry.signing import verify_signature
+        from adaptery.registry.carry.signing import verify_signature
 
         return verify_signature(self, ref, public_key)

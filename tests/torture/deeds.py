@@ -18,7 +18,7 @@ from adaptery.cli.main import run as adapters
 from adaptery.errors import AdapteryError
 from adaptery.plugins.manager import PluginManager
 from adaptery.registry.base import Registry
-from adaptery.registry.bundle import bundle
+from adaptery.registry.carry.bundle import bundle
 from adaptery.registry.hub.registry import HubRegistry
 from adaptery.registry.sql.revisions import upgrade
 from adaptery.registry.sql.sqlite import SqliteDatabase

@@ -10,9 +10,9 @@ import pytest
 
 from adaptery.base_model import open_base
 from adaptery.errors import AdapteryError, CorruptFile, InvalidAdapter, InvalidName
+from adaptery.registry.carry.imports import import_adapter
 from adaptery.registry.gate.manifest import read_manifest
 from adaptery.registry.gate.package import WEIGHTS, build_files
-from adaptery.registry.imports import import_adapter
 from adaptery.registry.local import LocalRegistry
 from adaptery.types import AdapterPackage, AdapterRef
 from tests.adapters import make_adapter, package

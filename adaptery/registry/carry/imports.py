@@ -17,10 +17,10 @@ from pydantic import ValidationError
 from adaptery.base_model import LocalBase, looks_like_a_path, open_base
 from adaptery.errors import BaseNotFound, InvalidAdapter, brief
 from adaptery.registry.base import Registry
+from adaptery.registry.carry.sources import Source, open_source
 from adaptery.registry.gate.config import CONFIG, read_config
 from adaptery.registry.gate.fit import check_fit
 from adaptery.registry.gate.package import TEMPLATE, build_files
-from adaptery.registry.sources import Source, open_source
 from adaptery.types import AdapterPackage, Manifest, Version, check_name, sha256_of
 
 # Fields of PEFT's configuration that shape the result, by the names that they have in a manifest.

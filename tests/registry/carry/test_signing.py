@@ -15,11 +15,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from adaptery.errors import CorruptFile, ReferenceNotFound, UsageError, VerificationError
+from adaptery.registry.carry.histories import copy_registry
+from adaptery.registry.carry.signing import sign, verify_signature
+from adaptery.registry.carry.transfer import copy_version
 from adaptery.registry.gate.package import CONFIG, WEIGHTS
-from adaptery.registry.histories import copy_registry
 from adaptery.registry.local import LocalRegistry
-from adaptery.registry.signing import sign, verify_signature
-from adaptery.registry.transfer import copy_version
 from adaptery.types import AdapterRef, EventKind
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from adaptery.errors import Conflict, ReferenceNotFound, join, suggest
 from adaptery.registry.base import Registry
+from adaptery.registry.carry.transfer import alias_numbers, checked_out, copy_version
 from adaptery.registry.line import Line
-from adaptery.registry.transfer import alias_numbers, checked_out, copy_version
 from adaptery.types import AdapterRef, Event, EventKind, check_name
 
 Progress = Callable[[int, int, Event], None]

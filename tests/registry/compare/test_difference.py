@@ -5,9 +5,9 @@ import pytest
 import torch
 from safetensors.torch import save_file as save_torch
 
-from adaptery.registry.difference import changes
+from adaptery.registry.compare.difference import changes
+from adaptery.registry.compare.updates import Update, Updates, values
 from adaptery.registry.gate.lora import WEIGHTS
-from adaptery.registry.updates import Update, Updates, values
 from adaptery.types import AdapterRef, BaseIdentity
 from tests.adapters import MODULES, lora_tensors, package, write_config, write_weights
 

@@ -21,13 +21,13 @@ from pydantic import Field, ValidationError
 
 from adaptery.errors import Conflict, CorruptFile, InvalidAdapter, RegistryError, UsageError
 from adaptery.registry.base import Registry
+from adaptery.registry.carry.transfer import checked_out
+from adaptery.registry.carry.ustar import END, Reader, Writer, padded
 from adaptery.registry.files.blobs import fsync
 from adaptery.registry.files.digests import mismatch
 from adaptery.registry.gate.manifest import MAX_MANIFEST, read_manifest
 from adaptery.registry.gate.package import check_names
 from adaptery.registry.gate.text import strict_json
-from adaptery.registry.transfer import checked_out
-from adaptery.registry.ustar import END, Reader, Writer, padded
 from adaptery.types import (
     AdapterPackage,
     AdapterRef,

@@ -3,9 +3,9 @@
 import pytest
 
 from adaptery.errors import Conflict, InvalidName, ReferenceNotFound
+from adaptery.registry.carry.transfer import checked_out, copy_version, publish_version
 from adaptery.registry.gate.package import WEIGHTS
 from adaptery.registry.local import LocalRegistry
-from adaptery.registry.transfer import checked_out, copy_version, publish_version
 from adaptery.types import AdapterRef
 
 

@@ -25,9 +25,9 @@ from adaptery.errors import (
     RegistryError,
     UsageError,
 )
+from adaptery.registry.carry.ustar import END, header
 from adaptery.registry.gate.package import CONFIG, WEIGHTS
 from adaptery.registry.local import LocalRegistry
-from adaptery.registry.ustar import END, header
 from adaptery.types import AdapterRef, canonical_json, sha256_of
 
 

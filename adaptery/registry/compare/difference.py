@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
+from adaptery.registry.carry.transfer import checked_out
+from adaptery.registry.compare.updates import Update, Updates
 from adaptery.registry.gate.config import CONFIG, read_config
 from adaptery.registry.gate.lora import WEIGHTS
-from adaptery.registry.transfer import checked_out
-from adaptery.registry.updates import Update, Updates
 from adaptery.types import AdapterRef, FileEntry, Manifest, Version
 
 if TYPE_CHECKING:

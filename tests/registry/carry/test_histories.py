@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from adaptery.errors import Conflict, CorruptFile, ReferenceNotFound
+from adaptery.registry.carry.histories import Copied, copy_registry, sync
 from adaptery.registry.gate.package import WEIGHTS
-from adaptery.registry.histories import Copied, copy_registry, sync
 from adaptery.registry.hub.registry import HubRegistry
 from adaptery.registry.line import history_digest
 from adaptery.registry.local import LocalRegistry

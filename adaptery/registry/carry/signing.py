@@ -17,8 +17,8 @@ from typing import Any
 
 from adaptery.errors import VerificationError
 from adaptery.registry.base import Registry
-from adaptery.registry.keys import check_private_key, public_key_hint
-from adaptery.registry.transfer import checked_out
+from adaptery.registry.carry.keys import check_private_key, public_key_hint
+from adaptery.registry.carry.transfer import checked_out
 from adaptery.types import AdapterRef, Event, EventKind, Version
 
 

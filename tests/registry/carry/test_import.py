@@ -15,8 +15,8 @@ from adaptery.errors import (
     InvalidName,
     ReferenceNotFound,
 )
+from adaptery.registry.carry.imports import import_adapter
 from adaptery.registry.gate.package import CONFIG, TEMPLATE, WEIGHTS
-from adaptery.registry.imports import import_adapter
 from adaptery.types import sha256_of
 from tests.adapters import make_adapter
 from tests.registry.gate.corpus import reconfigure, small_base, valid_adapter

@@ -1,0 +1,1 @@
+"""Versions and histories on their way: from other tools, to other registries, in files, signed."""

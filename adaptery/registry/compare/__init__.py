@@ -1,0 +1,1 @@
+"""How two versions differ, down to what each adds to every weight."""
