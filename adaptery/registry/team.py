@@ -11,6 +11,7 @@ libpq's, such as `sslmode`. Each machine keeps a checked copy of what it has rea
 import hashlib
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Self
 from urllib.parse import quote, urlencode
@@ -29,6 +30,7 @@ from adaptery.registry.sql.postgres import PostgresDatabase
 from adaptery.registry.sql.registry import SqlRegistry
 from adaptery.types import AdapterPackage, FileEntry, LifecycleHooks, Version
 
+_ATTEMPTS = 10  # to read files that collection takes out of the cache meanwhile
 _SECRETS = frozenset({"password", "sslpassword", "passfile"})
 
 
@@ -60,12 +62,12 @@ class TeamRegistry(SqlRegistry):
         return cls(name, database, _blobs(blobs), hooks)
 
     def materialize(self, version: Version) -> Path:
-        try:
+        for _ in range(_ATTEMPTS):
             self._fetch(version)
-            return super().materialize(version)
-        except CorruptFile:  # It may be that collection took a file out of the cache just now.
-            self._fetch(version)
-            return super().materialize(version)
+            # It may be that collection takes a file out of the cache just now.
+            with suppress(CorruptFile):
+                return super().materialize(version)
+        return super().materialize(version)
 
     def _fetch(self, version: Version) -> None:
         """Have the version's files in the cache, each with the digest that it must have."""

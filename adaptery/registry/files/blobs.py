@@ -159,7 +159,7 @@ class BlobStore(Blobs):
         try:
             actual = self._digest(path)
         except FileNotFoundError as error:
-            raise CorruptFile(f"{path}, which holds {file.path}, is gone.") from error
+            raise _gone(path, file) from error
         if actual != file.sha256:
             raise CorruptFile(mismatch(f"{path}, which holds {file.path},", file.sha256, actual))
 
@@ -186,7 +186,10 @@ class BlobStore(Blobs):
             fresh = staging / "fresh"
             fresh.mkdir()
             for file in files:
-                os.link(self.path(file.sha256), fresh / file.path)
+                try:
+                    os.link(self.path(file.sha256), fresh / file.path)
+                except FileNotFoundError as error:
+                    raise _gone(self.path(file.sha256), file) from error
             try:
                 os.rename(fresh, target)
             except OSError:
@@ -209,6 +212,10 @@ def _copy(source: Path, target: Path) -> str:
         os.fchmod(copy.fileno(), 0o444)
         os.fsync(copy.fileno())
         return hashlib.file_digest(copy, "sha256").hexdigest()
+
+
+def _gone(path: Path, file: FileEntry) -> CorruptFile:
+    return CorruptFile(f"{path}, which holds {file.path}, is gone.")
 
 
 def fsync(directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from adaptery.registry.files.blobs import BlobStore
@@ -23,8 +24,9 @@ def sweep_cache(cache: BlobStore, grace: float, *, dry_run: bool) -> Leftovers:
     swept = cache.sweep(grace, dry_run=dry_run)
     for blob in cache.stored():
         unused = blob.modified <= time.time() - grace
-        if unused and cache.path(blob.digest).stat().st_nlink == 1:
-            swept += Leftovers(blobs=1, bytes=blob.size)
-            if not dry_run:
-                cache.remove(blob.digest)
+        with suppress(FileNotFoundError):  # another collector was quicker
+            if unused and cache.path(blob.digest).stat().st_nlink == 1:
+                swept += Leftovers(blobs=1, bytes=blob.size)
+                if not dry_run:
+                    cache.remove(blob.digest)
     return swept
