@@ -1,4 +1,4 @@
-"""Whatever is done to a registry, in whatever order: it agrees with a model of some dictionaries."""
+"""Whatever is done to a registry, in whatever order: it agrees with a model in a few dicts."""
 
 from collections import defaultdict
 from itertools import count

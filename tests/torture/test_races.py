@@ -69,13 +69,10 @@ def without_locks(act, *arguments):
 
 def test_publishers_need_no_file_locks_of_ours(directory, size, tmp_path):
     publishers, each = size
-    arguments = [
-        (publish_some, directory, tmp_path / "made", 100 * i, each) for i in range(publishers)
-    ]
-    run(without_locks, arguments)
-    assert_nothing_lost(
-        open_registry(directory), {100 * i + j for i in range(publishers) for j in range(each)}
-    )
+    given = [(publish_some, directory, tmp_path / "made", 100 * i, each) for i in range(publishers)]
+    run(without_locks, given)
+    seeds = {100 * i + j for i in range(publishers) for j in range(each)}
+    assert_nothing_lost(open_registry(directory), seeds)
 
 
 @pytest.mark.parametrize("url", ["directory", "team"], indirect=True)
