@@ -1,4 +1,4 @@
-"""The command group. `adapters --help` loads no command, only the table below."""
+"""The command group. `adapters --help` loads no command, only their table."""
 
 import importlib
 import importlib.metadata
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from adaptery.cli.commands import COMMANDS, SECTIONS
 from adaptery.errors import AdapteryError, Interrupted, suggest
 from adaptery.plugins.specs import PLUGIN_GROUP
 
@@ -19,39 +20,6 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 COMPLETE = "_ADAPTERS_COMPLETE"
-# Command → (module, summary). The summaries stand here so that listing them imports nothing;
-# a test holds that each equals its command's own.
-COMMANDS = {
-    "train": ("train", "Train an adapter and publish it as the next version."),
-    "methods": ("about", "List the training methods."),
-    "plugins": ("about", "List the plugins and what they register."),
-    "list": ("catalogue", "List the adapters, or one adapter's versions."),
-    "show": ("showing", "Show one version: files, base, method, metrics, standing."),
-    "history": ("showing", "Show every event of an adapter, oldest first."),
-    "diff": ("difference", "Show how two versions differ, down to each module's weight."),
-    "promote": ("aliases", "Let an alias mean a version; a bare name means `live`."),
-    "rollback": ("aliases", "Let an alias mean again what it meant before."),
-    "yank": ("standing", "Take a version out of use; it stays readable."),
-    "unyank": ("standing", "Take a yank back."),
-    "tag": ("standing", "Give a version tags, or take them away."),
-    "note": ("standing", "Keep a note about a version."),
-    "verify": ("care", "Read every byte of versions and check it against its digest."),
-    "fsck": ("care", "Check the whole registry: history, what derives from it, every byte."),
-    "gc": ("care", "Take away what no version and no live lease refers to."),
-    "bundle": ("carry", "Write a version to one file, to be carried where no network reaches."),
-    "unbundle": ("carry", "Publish the version in a file that `adapters bundle` wrote."),
-    "sync": ("carry", "Give this registry and a remote one the versions that only the other has."),
-    "sign": ("carry", "Sign a version's manifest and files; the signature goes into its history."),
-    "registry": ("registry", "Make, describe, migrate or copy a whole registry."),
-    "serve": ("serve", "Serve one base and all its adapters over an OpenAI-style API."),
-    "chat": ("chat", "Talk to a version on this machine."),
-    "merge": ("export", "Fold a version into its base: a plain model, checked."),
-    "export": ("export", "Hand a version out in another form."),
-    "completion": ("completion", "Print the script by which a shell completes references."),
-    "publish": ("remote", "Copy a version to a remote registry such as hf://ORG."),
-    "pull": ("remote", "Copy a version from a remote registry."),
-    "import": ("imports", "Check a PEFT adapter of any tool and keep it as the next version."),
-}
 
 
 class Adapters(click.Group):
@@ -70,7 +38,7 @@ class Adapters(click.Group):
     def shell_complete(
         self, context: click.Context, incomplete: str
     ) -> "list[CompletionItem[str]]":
-        """Commands by the table above, of which none needs to be loaded, and our own options."""
+        """Commands by their table, of which none needs to be loaded, and our own options."""
         from click.shell_completion import CompletionItem
 
         known = {name: summary for name, (_, summary) in COMMANDS.items()} | {
@@ -92,11 +60,15 @@ class Adapters(click.Group):
         return super().resolve_command(context, args)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = [(name, summary) for name, (_, summary) in COMMANDS.items()]
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, summary) for name, (_, summary) in commands.items()])
         others = sorted(plugin_commands().items())
-        rows += [(name, command.get_short_help_str(80)) for name, command in others]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
+        if others:
+            with formatter.section("From plugins"):
+                formatter.write_dl(
+                    [(name, command.get_short_help_str(80)) for name, command in others]
+                )
 
 
 def plugin_commands() -> dict[str, click.Command]:
@@ -114,7 +86,8 @@ def cli() -> None:
     """Carry a LoRA adapter through its whole life: train, version, serve by name, roll back, merge.
 
     References: support (its live version), support@3, support@latest, support@canary (an alias),
-    support@sha256:1f2e… The registry is the folder named by --registry or ADAPTERS_REGISTRY.
+    support@sha256:1f2e3d4c. Versions are kept where --registry or ADAPTERS_REGISTRY says: a
+    directory, postgresql://…?blobs=URL, or hf://ORG.
     """
 
 

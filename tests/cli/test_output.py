@@ -4,7 +4,8 @@ import importlib
 
 import pytest
 
-from adaptery.cli.main import COMMANDS, cli
+from adaptery.cli.commands import COMMANDS
+from adaptery.cli.main import cli
 from tests.cli.conftest import House
 from tests.command import adapters, done
 
