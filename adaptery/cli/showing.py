@@ -87,11 +87,13 @@ def said(standing: Standing) -> Iterator[Row]:
 
 def contents(version: Version) -> Iterator[Row]:
     """What its manifest says."""
+    from adaptery.registry.compare.difference import flat
+
     manifest = version.manifest
     for file in manifest.files:
         yield f"file {file.path}", f"{human_size(file.size)}  sha256:{file.sha256[:12]}"
     yield from ((f"metric {name}", f"{value:.4f}") for name, value in manifest.metrics.items())
-    yield from ((f"config {group}", value) for group, value in manifest.config.items())
+    yield from ((f"config {key}", value) for key, value in flat(manifest.config))
     yield "packages", ", ".join(f"{name} {number}" for name, number in manifest.packages.items())
     yield "probe", f"{len(manifest.probe)} prompts"
 

@@ -121,7 +121,7 @@ def diff(registry: "Registry", before: AdapterRef, after: AdapterRef) -> Differe
 
 def changes(before: Mapping[str, JsonValue], after: Mapping[str, JsonValue]) -> Iterator[Change]:
     """What differs between two JSON objects, in order of the keys; nested keys are dotted."""
-    old, new = dict(_flat(before)), dict(_flat(after))
+    old, new = dict(flat(before)), dict(flat(after))
     for field in sorted(old.keys() | new.keys()):
         if field not in old or field not in new or old[field] != new[field]:
             yield Change(field, old.get(field), new.get(field))
@@ -131,10 +131,10 @@ def _about(manifest: Manifest) -> dict[str, JsonValue]:
     return manifest.model_dump(mode="json", exclude=_APART)
 
 
-def _flat(value: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tuple[str, JsonValue]]:
+def flat(value: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tuple[str, JsonValue]]:
     for key, inner in value.items():
         if isinstance(inner, dict) and inner:
-            yield from _flat(inner, f"{prefix}{key}.")
+            yield from flat(inner, f"{prefix}{key}.")
         elif inner not in ({}, None):
             yield f"{prefix}{key}", inner
 
