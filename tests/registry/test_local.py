@@ -1,9 +1,5 @@
 """What only the directory registry promises: atomic, durable, immutable, and quick to open."""
 
-import multiprocessing
-import os
-import shutil
-import signal
 import sqlite3
 import stat
 import subprocess
@@ -11,18 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
 
 from adaptery.errors import CorruptFile, ReferenceNotFound, RegistryError
 from adaptery.registry.gate.package import WEIGHTS
 from adaptery.registry.local import LocalRegistry
 from adaptery.registry.sql.sqlite import SqliteDatabase
 from adaptery.types import AdapterRef
-from tests.adapters import make_adapter
 
-# A forked process starts in milliseconds and is as dead as any after SIGKILL.
-fork = multiprocessing.get_context("fork")
 REF = AdapterRef.parse("support")
 
 
@@ -177,86 +168,3 @@ def test_a_registry_that_cannot_be_made_is_refused_in_a_sentence(tmp_path, adapt
     (tmp_path / "file").write_text("x")
     with pytest.raises(RegistryError, match=r"cannot be used: .*Not a directory"):
         LocalRegistry.open(str(tmp_path / "file")).publish("support", adapter(1))
-
-
-def publish_some(url: str, directory: Path, first: int, count: int) -> None:
-    registry = LocalRegistry.open(url)
-    for seed in range(first, first + count):
-        registry.publish("support", make_adapter(directory / str(seed), seed=seed))
-
-
-def test_concurrent_publishers_get_contiguous_numbers_and_lose_nothing(local, tmp_path):
-    writers = [
-        fork.Process(target=publish_some, args=(local.url, tmp_path / "made", 100 * i, 5))
-        for i in range(4)
-    ]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    assert [writer.exitcode for writer in writers] == [0] * 4
-    versions = local.versions("support")
-    assert [version.number for version in versions] == list(range(1, 21))
-    seeds = {version.manifest.seed for version in versions}
-    assert seeds == {100 * i + j for i in range(4) for j in range(5)}
-    assert len(local.history("support")) == 20
-    assert local.resolve(REF).number == 1
-    for version in versions:
-        local.materialize(version)
-
-
-STEPS = {"open", "os.rename", "os.link", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"}
-
-
-def publish_and_die(url: str, directory: Path, step: int) -> None:
-    """Publish, and be killed at a step: before a file operation, a statement or a commit."""
-    registry, package = LocalRegistry.open(url), make_adapter(directory, seed=2)
-    taken = 0
-
-    def count(*_: object) -> None:
-        nonlocal taken
-        taken += 1
-        if taken == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    event.listen(Engine, "before_cursor_execute", count)
-    event.listen(Engine, "commit", count)
-    sys.addaudithook(lambda name, _: count() if name in STEPS else None)
-    registry.publish("support", package)
-
-
-@pytest.mark.parametrize("empty", [True, False], ids=["first", "second"])
-def test_a_killed_publish_leaves_the_whole_version_or_none(local, adapter, tmp_path, empty):
-    if not empty:
-        local.publish("support", adapter(1))
-    before, outcomes, step, exitcode = len(local.versions()), [], 1, -signal.SIGKILL
-    while exitcode == -signal.SIGKILL:
-        copy = tmp_path / f"copy-{step}"
-        if not empty:
-            shutil.copytree(root(local), copy)
-        child = fork.Process(target=publish_and_die, args=(str(copy), tmp_path / "made", step))
-        child.start()
-        child.join()
-        exitcode = child.exitcode
-        outcomes.append(assert_whole(copy, before, tmp_path))
-        step += 3
-    assert exitcode == 0
-    # Killed early there is no version, killed late there is; never anything between.
-    assert outcomes == sorted(outcomes)
-    assert set(outcomes) == {before, before + 1}
-    assert outcomes.count(before) > 5
-
-
-def assert_whole(copy: Path, before: int, tmp_path: Path) -> int:
-    """Everything listed can be read, and the publish can be repeated. Returns what was listed."""
-    registry = LocalRegistry.open(str(copy))
-    versions = registry.versions()
-    for version in versions:
-        registry.materialize(version)
-    if versions:
-        assert len(registry.history("support")) == len(versions)
-        assert registry.resolve(REF).number == 1
-    again = registry.publish("support", make_adapter(tmp_path / "made", seed=2))
-    assert again.number == before + 1
-    registry.materialize(again)
-    return len(versions)
