@@ -83,6 +83,14 @@ class Arena:
             return schema
         return State.of(registry(self.path))
 
+    def lost(self, outcome: Outcome) -> int:
+        """How many versions are not there that were acknowledged, before or by this deed."""
+        promised, found = self.new if outcome.stdout else self.old, self.state()
+        if isinstance(promised, str):
+            return 0
+        there = () if isinstance(found, str) else found.versions
+        return len(set(promised.versions) - set(there))
+
     def assert_whole(self, outcome: Outcome) -> bool:
         """The old state or the new one, and every byte of every version there.
 

@@ -30,12 +30,13 @@ def test_so_did_one_over_http(deed, template, tmp_path, report, exhaustive, hub)
 def kill_everywhere(arena, exhaustive, report):
     points = [call for call in arena.calls() if call.changes]
     tried = points if exhaustive else [*points[:: max(1, len(points) // SHORT)], points[-1]]
-    seen, missed = [], 0
+    seen, missed, lost = [], 0, 0
     for point in tried:
         outcome = arena.template.kill(arena.name, arena.fresh(), point)
         if not outcome.killed:  # this time the deed came without that call
             assert outcome.status == 0, f"{point}: {outcome}"
             missed += 1
+        lost += arena.lost(outcome)
         done = arena.assert_whole(outcome)
         seen.append(done)
         arena.assert_repeatable(done)
@@ -43,4 +44,5 @@ def kill_everywhere(arena, exhaustive, report):
     if arena.deed.visible:
         # Killed early it has not happened, killed late it has; never anything between.
         assert set(seen) == {False, True}
-    report("kills", arena.name, points=len(tried) - missed, happened=sum(seen))
+    assert lost == 0
+    report("kills", arena.name, points=len(tried) - missed, happened=sum(seen), versions_lost=lost)
