@@ -79,7 +79,7 @@ class SqliteDatabase(Database):
             fsync(directory.parent)
         except (OSError, sqlite3.Error) as error:
             raise RegistryError(
-                f"No backup of {self.name} could be made, so nothing was migrated: {error}."
+                f"No backup of {self.name} could be made, so nothing was migrated: {_said(error)}."
             ) from error
         return str(kept)
 
@@ -136,15 +136,24 @@ def _engine(path: Path) -> Engine:
 
 
 def _sentence(name: str, error: exc.DBAPIError) -> AdapteryError:
-    """What went wrong, as far as SQLite knows."""
-    said, code = str(error.orig), getattr(error.orig, "sqlite_errorname", "")
-    if undecodable := re.match("Could not decode to UTF-8 column '([a-z_]+)'", said):
+    """What went wrong with a catalogue."""
+    undecodable = re.match("Could not decode to UTF-8 column '([a-z_]+)'", str(error.orig))
+    if undecodable:
         return CorruptFile(f"The catalogue {name} is damaged: a {undecodable[1]} is not UTF-8.")
+    return RegistryError(f"The catalogue {name} failed: {_said(error.orig)}.")
+
+
+def _said(error: BaseException | None) -> str:
+    """What SQLite says, and what that can mean."""
+    code = getattr(error, "sqlite_errorname", "")
     if code.startswith("SQLITE_CORRUPT"):  # It says so of a read that the disk refused, too.
-        said += ". Either it is damaged, of which `adapters fsck` says more, or the disk is failing"
-    elif code.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
-        said += (
-            ". Look whether the disk is full or failing, whether this user may write there, and "
-            "whether too many files are open (see `ulimit -n`)"
+        return (
+            f"{error}. Either it is damaged, of which `adapters fsck` says more, or the disk is "
+            "failing"
         )
-    return RegistryError(f"The catalogue {name} failed: {said}.")
+    if code.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
+        return (
+            f"{error}. Look whether the disk is full or failing, whether this user may write "
+            "there, and whether too many files are open (see `ulimit -n`)"
+        )
+    return str(error)
