@@ -10,7 +10,7 @@ from tests.torture.arena import Arena
 from tests.torture.deeds import DEEDS
 from tests.torture.tracing import Call, Outcome
 
-SHORT = 8  # points of each deed and fault in `make test`; `make torture` tries all
+SHORT = 3  # points of each deed and fault in `make test`; `make torture` tries all
 
 
 @dataclass(frozen=True)
