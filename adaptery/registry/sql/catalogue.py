@@ -8,7 +8,6 @@ from sqlalchemy import Connection, Select, bindparam, delete, insert, select, up
 from sqlalchemy.dialects import postgresql, sqlite
 
 from adaptery.errors import Conflict, CorruptFile
-from adaptery.registry.files.digests import mismatch
 from adaptery.registry.line import Line, chained, published_digests
 from adaptery.registry.listing import Listed, Query
 from adaptery.registry.reports import Finding
@@ -16,7 +15,13 @@ from adaptery.registry.sql import listing
 from adaptery.registry.sql.checks import check_adapter, check_database
 from adaptery.registry.sql.checks import names as checked_names
 from adaptery.registry.sql.database import Database
-from adaptery.registry.sql.rows import from_event, from_version, to_event, to_version
+from adaptery.registry.sql.rows import (
+    from_event,
+    from_version,
+    publication_data,
+    to_event,
+    to_version,
+)
 from adaptery.registry.sql.schema import (
     adapters,
     aliases,
@@ -45,8 +50,16 @@ _EVENTS = (
     .where(events.c.adapter == bindparam("adapter"), events.c.sequence >= bindparam("first"))
     .order_by(events.c.sequence)
 )
-_VERSION = select(versions).where(
-    versions.c.adapter == bindparam("adapter"), versions.c.number == bindparam("number")
+# A version, and what its publication said that it is.
+_VERSION = (
+    select(versions, events.c.data.label("published"))
+    .outerjoin(
+        events,
+        (events.c.adapter == versions.c.adapter)
+        & (events.c.number == versions.c.number)
+        & (events.c.kind == EventKind.PUBLISHED.value),
+    )
+    .where(versions.c.adapter == bindparam("adapter"), versions.c.number == bindparam("number"))
 )
 # What a reference means: at most two rows, because two are already too many.
 _IDENTITY = select(versions.c.number, versions.c.digest).where(
@@ -73,7 +86,7 @@ class Catalogue:
     def __init__(self, database: Database) -> None:
         self._database = database
         # Versions never change, so what was read and verified once need not be read again.
-        self._version = lru_cache(maxsize=1024)(self._load)
+        self._version = lru_cache(maxsize=4096)(self._load)
         # Nor do the events that a history begins with: adapter -> events, and their digest.
         self._histories: dict[str, tuple[tuple[Event, ...], str]] = {}
 
@@ -94,13 +107,15 @@ class Catalogue:
 
     def _load(self, name: str, number: int) -> Version:
         with self._database.read() as connection:
-            row = connection.execute(_VERSION, {"adapter": name, "number": number}).one_or_none()
-            said = self._line(connection, name).digests.get(number)
+            row = connection.execute(_VERSION, {"adapter": name, "number": number}).first()
         if row is None:
-            raise CorruptFile(f"The catalogue has lost {name}@{number}, sha256:{said}.")
+            raise CorruptFile(f"The catalogue has lost {name}@{number}.")
         version = to_version(row)
-        if said != version.digest:
-            raise CorruptFile(mismatch(f"The manifest of {version}", str(said), version.digest))
+        if row.published != publication_data(version.digest):
+            raise CorruptFile(
+                f"The manifest of {version} is not the one that its publication names: "
+                f"{row.published}, found sha256:{version.digest}."
+            )
         return version
 
     def versions(self, name: str | None) -> list[Version]:

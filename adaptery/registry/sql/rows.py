@@ -113,6 +113,11 @@ def from_event(event: Event, chain: str) -> dict[str, Any]:
     }
 
 
+def publication_data(digest: str) -> str:
+    """The `data` of the event that publishes the version with this manifest digest."""
+    return canonical_json({"digest": digest}).decode()
+
+
 def one_line(error: Exception) -> str:
     """An error's text in one line, without its last full stop."""
     return " ".join(str(error).split()).rstrip(".")

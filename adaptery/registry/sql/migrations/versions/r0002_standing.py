@@ -9,7 +9,7 @@ from alembic import op
 from adaptery.registry.line import chained
 from adaptery.registry.sql.columns import plain
 from adaptery.registry.sql.migrations.triggers import forbid, permit
-from adaptery.types import Event, EventKind
+from adaptery.types import Event, EventKind, canonical_json
 
 revision = "0002"
 down_revision = "0001"
@@ -109,7 +109,11 @@ def _extend_events() -> None:
             {"digest": digest} if kind == EventKind.PUBLISHED else {},
         )
         ends[adapter] = event.id, chained(chain, event)
-        written = {"sequence": event.id, "data": json.dumps(event.data), "chain": ends[adapter][1]}
+        written = {
+            "sequence": event.id,
+            "data": canonical_json(event.data).decode(),
+            "chain": ends[adapter][1],
+        }
         connection.execute(fill, {"id": key, **written})
     op.create_index("one_event_per_sequence", "events", ["adapter", "sequence"], unique=True)
     for adapter, (count, _) in ends.items():
