@@ -10,6 +10,7 @@
 from pathlib import Path
 from typing import ClassVar, Self
 
+from adaptery.errors import InvalidName
 from adaptery.registry.files.blobs import BlobStore
 from adaptery.registry.files.mounts import refuse_unsafe
 from adaptery.registry.sql.database import Database
@@ -31,8 +32,18 @@ class LocalRegistry(SqlRegistry):
 
     @classmethod
     def open(cls, url: str, hooks: LifecycleHooks | None = None) -> Self:
-        """Open the registry in the directory `url`, a path or `file://` and a path."""
-        return cls(Path(url.removeprefix("file://")).expanduser().absolute(), hooks)
+        """Open the registry in the directory `url`, a path or `file://` and a path.
+
+        Raises:
+            InvalidName: `url` is empty, or something else than a directory lies there.
+        """
+        path = url.removeprefix("file://")
+        root = Path(path).expanduser().absolute()
+        if not path or (root.exists() and not root.is_dir()):
+            raise InvalidName(
+                f"{url!r} is no registry: give a directory, postgresql://…?blobs=URL or hf://ORG."
+            )
+        return cls(root, hooks)
 
     def _database(self) -> Database | None:
         with self._cache.sentences():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from adaptery.errors import CorruptFile, ReferenceNotFound, RegistryError
+from adaptery.errors import CorruptFile, InvalidName, ReferenceNotFound, RegistryError
 from adaptery.registry.gate.package import WEIGHTS
 from adaptery.registry.local import LocalRegistry
 from adaptery.registry.sql.sqlite import SqliteDatabase
@@ -166,5 +166,8 @@ def test_an_empty_file_is_no_catalogue(local, adapter):
 
 def test_a_registry_that_cannot_be_made_is_refused_in_a_sentence(tmp_path, adapter):
     (tmp_path / "file").write_text("x")
+    for url in ("", "file://", str(tmp_path / "file")):
+        with pytest.raises(InvalidName, match="is no registry: give a directory"):
+            LocalRegistry.open(url)
     with pytest.raises(RegistryError, match=r"cannot be used: .*Not a directory"):
-        LocalRegistry.open(str(tmp_path / "file")).publish("support", adapter(1))
+        LocalRegistry.open(str(tmp_path / "file" / "below")).publish("support", adapter(1))
