@@ -205,11 +205,19 @@ class LineRegistry(Registry):
         if package is not None:
             _require_digest(event, package.manifest)
             check_package(package)
+        version = self._told_of(event, package)
         if self._commit(event.adapter, lambda line: steps.copying(line, event), package) is None:
             return False
-        line = self._known(event.adapter)
-        self._hooks.notify(event, self._version(line, event.number))
+        self._hooks.notify(event, version)
         return True
+
+    def _told_of(self, event: Event, package: AdapterPackage | None) -> Version:
+        """The version that an event of another registry is about, read before it is written."""
+        if package is not None:
+            return published(event, package.manifest)
+        line = self._line(event.adapter)
+        steps.copying(line, event)  # refuses what does not continue the history
+        return self._version(line, line.number(event.number))
 
     def verify(self, refs: Iterable[AdapterRef] | None = None) -> Sequence[Finding]:
         self._forget()
@@ -254,12 +262,16 @@ class LineRegistry(Registry):
                 yield Finding(f"{version}: {file.path}", mismatch("It", file.sha256, found), done)
 
     def _say(self, ref: AdapterRef, next_event: Callable[[Line, int], Event]) -> Event:
-        """Write an event about the version that `ref` means now."""
+        """Write an event about the version that `ref` means now.
+
+        The version is read first: what can fail must not fail when it has happened.
+        """
         line = self._known(ref.name)
         number = line.find(ref)
+        version = self._version(line, number)
         event = self._commit(ref.name, lambda line: next_event(line, number))
         assert event is not None, "next_event always gives one"
-        self._hooks.notify(event, self._version(line, number))
+        self._hooks.notify(event, version)
         return event
 
     def _move(self, name: str, next_event: Callable[[Line], Event]) -> Event:

@@ -178,6 +178,9 @@ def test_a_history_that_went_on_differently_is_not_continued(three, local_copy):
     local_copy.append(events[0], package_of(three, events[0]))
     with pytest.raises(Conflict, match="differ"):  # the second is missing
         local_copy.append(events[2], package_of(three, events[2]))
+    three.note(ref("support@3"), "about what is not there yet")
+    with pytest.raises(Conflict, match="differ"):
+        local_copy.append(three.history("support")[3])
     local_copy.note(ref("support@1"), "mine")
     with pytest.raises(Conflict, match="histories of support differ"):
         local_copy.append(events[1], package_of(three, events[1]))
