@@ -36,7 +36,7 @@ test: env
 	$(BIN)/python -m pytest
 
 torture: env
-	@echo "== torture: the registry killed at every call, starved, corrupted and raced (half an hour)"
+	@echo "== torture: the registry killed at every call, starved, corrupted and raced (an hour or more)"
 	$(BIN)/python -m pytest -m torture --timeout 1800
 
 bench-registry: env
