@@ -85,7 +85,7 @@ def test_collection_takes_nothing_from_publishers_and_readers(
     run(
         do,
         [
-            *((publish_until, url, made, until, 1000 * i) for i in range(1, 4)),
+            *((publish_until, url, made, until, 10**6 * i) for i in range(1, 4)),
             *((read_until, url, made, until, i) for i in range(3)),
             *((collect_until, url, made, until, i) for i in range(2)),
         ],
