@@ -6,6 +6,7 @@ from tests.torture.arena import Arena, TeamArena
 from tests.torture.deeds import DEEDS, HUB_DEEDS, TEAM_DEEDS
 
 SHORT = 6  # points of each deed in `make test`; `make torture` tries all
+ATTEMPTS = 5  # at a point, before it is given up as one that does not recur
 
 
 @pytest.mark.parametrize("deed", DEEDS)
@@ -28,22 +29,37 @@ def test_so_did_one_over_http(deed, template, tmp_path, report, exhaustive, hub)
 
 
 def kill_everywhere(arena, exhaustive, report):
-    points = [call for call in arena.calls() if call.changes]
+    points = recurring(arena)
     tried = points if exhaustive else [*points[:: max(1, len(points) // SHORT)], points[-1]]
     seen, missed, lost = [], 0, 0
     for point in tried:
-        outcome = arena.template.kill(arena.name, arena.fresh(), point)
-        if not outcome.killed:  # this time the deed came without that call
+        outcome = killed_at(arena, point)
+        if not outcome.killed:  # the deed came without that call, each time
             assert outcome.status == 0, f"{point}: {outcome}"
             missed += 1
         lost += arena.lost(outcome)
         done = arena.assert_whole(outcome)
         seen.append(done)
         arena.assert_repeatable(done)
-    # What a client says to a server is cut into calls now so, now otherwise.
-    assert missed <= len(tried) // 4
+    assert missed <= len(tried) // 10
     if arena.deed.visible:
         # Killed early it has not happened, killed late it has; never anything between.
         assert set(seen) == {False, True}
     assert lost == 0
     report("kills", arena.name, points=len(tried) - missed, happened=sum(seen), versions_lost=lost)
+
+
+def recurring(arena):
+    """The calls that change anything and that the deed makes each time it is done."""
+    first, *others = ([call for call in arena.calls() if call.changes] for _ in range(3))
+    again = [{(call.name, call.count) for call in calls} for calls in others]
+    return [call for call in first if all((call.name, call.count) in calls for calls in again)]
+
+
+def killed_at(arena, point):
+    """What came of the deed killed there; what is said to a server is cut into calls variously."""
+    for _ in range(ATTEMPTS):
+        outcome = arena.template.kill(arena.name, arena.fresh(), point)
+        if outcome.killed:
+            break
+    return outcome
