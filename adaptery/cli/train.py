@@ -29,7 +29,8 @@ from adaptery.config import (
     resolve,
 )
 from adaptery.errors import AdapteryError, ConfigError
-from adaptery.trainers.config import PRESETS, RunConfig
+from adaptery.trainers.config import RunConfig
+from adaptery.trainers.presets import PRESETS
 
 if TYPE_CHECKING:
     from adaptery.registry.base import Registry

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from adaptery.errors import DataError
-from adaptery.trainers.data import summarize
+from adaptery.trainers.data.rows import summarize
 from adaptery.trainers.encoding import Example
 
 

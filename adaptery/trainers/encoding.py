@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adaptery.errors import DataError
-from adaptery.trainers.data import Conversation
+from adaptery.trainers.data.rows import Conversation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -14,7 +14,7 @@ from adaptery.config import Resolved
 from adaptery.trainers.audit import audit
 from adaptery.trainers.bake import settle, trainable_parameters
 from adaptery.trainers.config import RunConfig
-from adaptery.trainers.data import Conversation, data_digest
+from adaptery.trainers.data.rows import Conversation, data_digest
 from adaptery.trainers.encoding import Encoder, Example
 from adaptery.trainers.evaluation import Metric, answers_are_labels, evaluate, pad_id
 from adaptery.trainers.loading import add_adapter, load_base, precision

@@ -7,7 +7,8 @@ import yaml
 
 from adaptery.cli.train import FLAGS, run_config
 from adaptery.config import Resolved
-from adaptery.trainers.config import PRESETS, RunConfig
+from adaptery.trainers.config import RunConfig
+from adaptery.trainers.presets import PRESETS
 from tests.cli.conftest import House
 from tests.command import done
 

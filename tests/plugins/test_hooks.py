@@ -186,7 +186,7 @@ def test_metrics_of_a_plugin_score_answers(site: Site, tiny_base: Path, tmp_path
 
 def test_data_formats_of_a_plugin_are_read(site: Site, tiny_base: Path, tmp_path: Path) -> None:
     source = """
-    from adaptery.trainers.data import Conversation, Message
+    from adaptery.trainers.data.rows import Conversation, Message
 
     def read(path):
         pairs = (line.split(" -> ") for line in path.read_text().splitlines())

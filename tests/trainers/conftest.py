@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from adaptery.base_model import LocalBase, open_base
-from adaptery.trainers.data import Conversation, Message
+from adaptery.trainers.data.rows import Conversation, Message
 from adaptery.trainers.encoding import Encoder, Example
 from adaptery.trainers.run_directory import RunDirectory
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from adaptery.base_model import LocalBase
 from adaptery.errors import DataError
-from adaptery.trainers.data import Conversation, Message
+from adaptery.trainers.data.rows import Conversation, Message
 from adaptery.trainers.encoding import IGNORED, Encoder, Example
 
 # Qwen3's habit: only the last answer keeps its (empty) thoughts.

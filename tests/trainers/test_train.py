@@ -9,7 +9,7 @@ from peft import LoraConfig
 
 from adaptery.base_model import LocalBase
 from adaptery.errors import AdapteryError, BaseNotFound, ConfigError, DataError, UnknownName
-from adaptery.trainers.data import data_digest, read_messages
+from adaptery.trainers.data.rows import data_digest, read_messages
 from adaptery.trainers.method import Method
 from adaptery.trainers.watching import Silent
 from adaptery.types import Manifest, sha256_of

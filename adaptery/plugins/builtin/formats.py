@@ -12,6 +12,6 @@ def data_formats() -> list[Spec]:
 
 
 def messages() -> Any:
-    from adaptery.trainers.data import read_messages
+    from adaptery.trainers.data.messages import read_messages
 
     return read_messages

@@ -1,48 +1,14 @@
 """Conversations, and reading them from chat `messages` in JSON Lines."""
 
-import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adaptery.errors import DataError
-from adaptery.types import canonical_json
+from adaptery.trainers.data.rows import Conversation, Message, summarize
 
 ROLES = ("system", "user", "assistant", "tool")
 UNSUPPORTED = ("tools", "functions", "documents")  # keys of a row that chat templates render
-MOST_FINDINGS = 5  # how many defects a message lists before it counts the rest
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    role: str
-    content: str
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """A chat whose assistant turns are to be learned, and where it stands."""
-
-    messages: tuple[Message, ...]
-    origin: str
-    """File and line, for messages to the user."""
-
-    def as_dicts(self) -> list[dict[str, str]]:
-        """What chat templates take."""
-        return [{"role": m.role, "content": m.content} for m in self.messages]
-
-    @property
-    def prompt(self) -> tuple[Message, ...]:
-        """All before the last assistant turn."""
-        last = max(i for i, m in enumerate(self.messages) if m.role == "assistant")
-        return self.messages[:last]
-
-    @property
-    def answer(self) -> str:
-        """The last assistant turn."""
-        return next(m.content for m in reversed(self.messages) if m.role == "assistant")
 
 
 def read_messages(path: Path) -> list[Conversation]:
@@ -115,18 +81,3 @@ def parse_message(message: Any) -> Message:
     if role == "assistant" and not content.strip():
         raise ValueError("an assistant message is empty.")
     return Message(role, content)
-
-
-def summarize(title: str, findings: list[str]) -> str:
-    """A title, the first few findings a line each, and the number of the others."""
-    more = len(findings) - MOST_FINDINGS
-    lines = [title, *(f"  {finding}" for finding in findings[:MOST_FINDINGS])]
-    return "\n".join([*lines, f"  … and {more} more."] if more > 0 else lines)
-
-
-def data_digest(rows: Iterable[Conversation]) -> str:
-    """SHA-256 of the conversations in order, whatever file or format they came from."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(canonical_json(row.as_dicts()) + b"\n")
-    return digest.hexdigest()
