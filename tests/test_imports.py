@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "adaptery"
-FOUNDATION = {"types", "errors", "config", "base_model"}
+FOUNDATION = {"types", "errors", "config", "base_model", "classification"}
 MAY_IMPORT = {
     "types": {"errors"},
     "errors": set(),
     "config": {"errors"},
     "base_model": {"types", "errors"},
+    "classification": {"types", "errors"},
     "registry": FOUNDATION,
     "trainers": FOUNDATION,
     "serving": FOUNDATION,

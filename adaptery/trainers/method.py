@@ -7,7 +7,7 @@ imported inside the methods, so that listing the methods loads none of them.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from adaptery.config import Config, Layer, resolve
 from adaptery.trainers.config import LoraSettings, TrainingConfig
@@ -18,17 +18,51 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+TaskType = Literal["CAUSAL_LM", "SEQ_CLS"]
+
+
+@dataclass(frozen=True)
+class BaseRequest:
+    """Which base is to be loaded, and with what on top: its own output layer, or a new head."""
+
+    directory: Path
+    dtype: "torch.dtype"
+    device: str
+    labels: tuple[str, ...] = ()
+    """The classes of a classification head; none for a language model."""
+
+    def load(self, **more: Any) -> "PreTrainedModel":
+        """The model; `more` goes to `from_pretrained`."""
+        from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+        where = {"dtype": self.dtype, "device_map": {"": self.device}}
+        if not self.labels:
+            return AutoModelForCausalLM.from_pretrained(self.directory, **where, **more)
+        names = dict(enumerate(self.labels))
+        return AutoModelForSequenceClassification.from_pretrained(
+            self.directory,
+            num_labels=len(names),
+            id2label=names,
+            label2id={label: number for number, label in names.items()},
+            **where,
+            **more,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class AdapterPlan:
     """What the adapter is to be, with everything resolved against the base and the data.
 
-    `targets` are module names as PEFT takes them; `total_steps` counts optimizer steps.
+    `targets` are module names as PEFT takes them; `heads` are modules that are trained whole;
+    `total_steps` counts optimizer steps.
     """
 
     lora: LoraSettings
     targets: list[str] | str
     total_steps: int
     seed: int
+    task_type: TaskType = "CAUSAL_LM"
+    heads: tuple[str, ...] = ()
 
     def lora_arguments(self) -> dict[str, Any]:
         """What every `LoraConfig` is made of."""
@@ -37,7 +71,8 @@ class AdapterPlan:
             "lora_alpha": self.lora.alpha,
             "lora_dropout": self.lora.dropout,
             "target_modules": self.targets,
-            "task_type": "CAUSAL_LM",
+            "task_type": self.task_type,
+            "modules_to_save": list(self.heads) or None,
         }
 
 
@@ -55,14 +90,9 @@ class Method:
         layer = Layer(options, dict.fromkeys(options, "options"))
         self.options = resolve(self.Options, [layer]).value
 
-    def load_base(self, directory: Path, dtype: "torch.dtype", device: str) -> "PreTrainedModel":
+    def load_base(self, wanted: BaseRequest) -> "PreTrainedModel":
         """The base with its weights frozen, as this method trains on it."""
-        from transformers import AutoModelForCausalLM
-
-        model = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype, device_map={"": device}
-        )
-        return model.requires_grad_(False)
+        return wanted.load().requires_grad_(False)
 
     def peft_config(self, plan: AdapterPlan) -> "PeftConfig":
         """PEFT's configuration of the adapter."""

@@ -1,6 +1,5 @@
 """QLoRA (arXiv:2305.14314): the frozen base in 4-bit NormalFloat, its constants quantized again."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -8,10 +7,9 @@ from pydantic import Field
 from adaptery import hookimpl
 from adaptery.config import Config
 from adaptery.plugins.specs import Spec
-from adaptery.trainers.method import Method
+from adaptery.trainers.method import BaseRequest, Method
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
 
@@ -29,21 +27,19 @@ class QLora(Method):
 
     Options = QLoraOptions
 
-    def load_base(self, directory: Path, dtype: "torch.dtype", device: str) -> "PreTrainedModel":
+    def load_base(self, wanted: BaseRequest) -> "PreTrainedModel":
         from bitsandbytes.nn import Linear4bit
         from peft import prepare_model_for_kbit_training
-        from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+        from transformers import BitsAndBytesConfig
 
         assert isinstance(self.options, QLoraOptions)
         quantization = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=self.options.double_quantization,
-            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_compute_dtype=wanted.dtype,
         )
-        model = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype, device_map={"": device}, quantization_config=quantization
-        )
+        model = wanted.load(quantization_config=quantization)
         for module in model.modules():
             if isinstance(module, Linear4bit):
                 # The first evaluation on a CPU would repack the weights for a kernel through which
