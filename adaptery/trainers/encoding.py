@@ -24,6 +24,10 @@ class Example:
     prompt: tuple[int, ...]
     answer: str
     origin: str
+    label: int | None = None
+    """The class' place among the labels, where the task is to tell classes."""
+    segments: tuple[int, ...] = ()
+    """Which text a token is of (BERT's token types), where an encoder was pre-trained with it."""
 
     @property
     def learned(self) -> int:
