@@ -31,8 +31,8 @@ class Example:
 
     @property
     def learned(self) -> int:
-        """The number of learned tokens."""
-        return sum(label != IGNORED for label in self.labels)
+        """The number of learned tokens; a class that a head tells counts for one."""
+        return sum(label != IGNORED for label in self.labels) or int(self.label is not None)
 
 
 class Encoder:

@@ -53,8 +53,8 @@ class BaseRequest:
 class AdapterPlan:
     """What the adapter is to be, with everything resolved against the base and the data.
 
-    `targets` are module names as PEFT takes them; `heads` are modules that are trained whole;
-    `total_steps` counts optimizer steps.
+    `targets` are module names as PEFT takes them; `total_steps` counts optimizer steps. With the
+    task type SEQ_CLS, PEFT trains and saves the classification head beside the adapter.
     """
 
     lora: LoraSettings
@@ -62,7 +62,6 @@ class AdapterPlan:
     total_steps: int
     seed: int
     task_type: TaskType = "CAUSAL_LM"
-    heads: tuple[str, ...] = ()
 
     def lora_arguments(self) -> dict[str, Any]:
         """What every `LoraConfig` is made of."""
@@ -72,7 +71,6 @@ class AdapterPlan:
             "lora_dropout": self.lora.dropout,
             "target_modules": self.targets,
             "task_type": self.task_type,
-            "modules_to_save": list(self.heads) or None,
         }
 
 

@@ -1,0 +1,1 @@
+"""What can be learned: answers, label words, a classification head."""

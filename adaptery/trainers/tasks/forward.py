@@ -1,0 +1,98 @@
+"""Running the model on rows: logits or losses of learned tokens, greedy answers, class logits.
+
+Rows go through the model packed (laid end to end, none seeing another) where its attention allows
+it, and padded elsewhere. No caller can tell which from the numbers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from adaptery.trainers.batches import Batch, pad
+from adaptery.trainers.encoding import IGNORED, Example
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Forward:
+    """How rows are put through a model. `packed` is set once the model was prepared for it."""
+
+    tokenizer: "PreTrainedTokenizerBase"
+    packed: bool = False
+
+    @property
+    def pad_token(self) -> int:
+        """A token to pad with; masked everywhere, so the end token serves where there is no other."""
+        pad_token = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if pad_token is None else pad_token)
+
+    def token_losses(
+        self, model: Any, rows: Sequence[Example]
+    ) -> "tuple[torch.Tensor, torch.Tensor]":
+        """Negative log-likelihoods (nats) of the learned tokens, and the row that each is of.
+
+        Both of shape (learned,), rows in order.
+        """
+        import torch
+
+        logits, labels, index = self.learned_logits(model, rows)
+        losses = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+        return losses, index
+
+    def learned_logits(
+        self, model: Any, rows: Sequence[Example]
+    ) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+        """The logits that learned tokens are predicted by, the tokens, and the rows they are of.
+
+        Of shapes (learned, vocabulary), (learned,) and (learned,), rows in order. Logits are computed
+        only where some row has a label: with the vocabulary's size they are the largest tensor of a
+        step, and most positions are prompt.
+        """
+        batch = pad([(row.ids, row.labels) for row in rows], self.pad_token)
+        labels = batch.labels[:, 1:]
+        columns = (labels != IGNORED).any(0).nonzero().flatten()
+        logits = self._run(model, batch, logits_to_keep=columns).logits
+        kept = labels[:, columns].to(logits.device)
+        chosen = kept != IGNORED
+        return logits[chosen], kept[chosen], chosen.nonzero()[:, 0]
+
+    def class_logits(self, model: Any, rows: Sequence[Example]) -> "torch.Tensor":
+        """The classification head's logits, of shape (rows, classes)."""
+        import torch
+
+        batch = pad([(row.ids, row.labels) for row in rows], self.pad_token)
+        more: dict[str, Any] = {}
+        if rows[0].segments:
+            kinds = pad([(row.segments, row.segments) for row in rows], 0).ids
+            more["token_type_ids"] = kinds.to(next(model.parameters()).device)
+        logits: torch.Tensor = self._run(model, batch, **more).logits
+        return logits.float()
+
+    def _run(self, model: Any, batch: Batch, **more: Any) -> Any:
+        device = next(model.parameters()).device
+        more = {n: v.to(device) if hasattr(v, "to") else v for n, v in more.items()}
+        return model(
+            input_ids=batch.ids.to(device),
+            attention_mask=batch.mask.to(device),
+            position_ids=batch.positions.to(device),
+            use_cache=False,
+            **more,
+        )
+
+    def greedy_answers(self, model: Any, rows: Sequence[Example], longest: int) -> list[str]:
+        """The model's greedy answers to the rows' prompts, of at most `longest` tokens."""
+        batch = pad([(row.prompt, row.prompt) for row in rows], self.pad_token)
+        device = next(model.parameters()).device
+        generated = model.generate(
+            input_ids=batch.ids.to(device),
+            attention_mask=batch.mask.to(device),
+            max_new_tokens=longest,
+            do_sample=False,
+            use_cache=True,
+            pad_token_id=self.pad_token,
+        )
+        new = generated[:, batch.ids.shape[1] :]
+        return [t.strip() for t in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
