@@ -79,6 +79,9 @@ Row = Conversation | Completion | Labelled
 class Format(Protocol):
     """A layout of rows in a file; what the hook `data_formats` loads."""
 
+    needs: str
+    """The columns that it needs, as messages name them."""
+
     def recognizes(self, record: Mapping[str, Any]) -> bool:
         """Whether a file's first record looks like this format."""
 
