@@ -1,0 +1,122 @@
+"""Attention within rows that are laid end to end, and none across them.
+
+Registered with transformers' attention interface, so that every decoder that uses the interface
+runs on it unchanged. Inside, rows are padded at their right to one length: with causal attention
+no token sees padding behind it, so no mask is needed. Without a layout it is transformers' own
+SDPA attention, so generation and padded batches are as they always were.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from adaptery.errors import UsageError
+from adaptery.trainers.compute.packing import Layout
+from adaptery.trainers.compute.row_attention import RowAttention
+
+NAME = "adaptery_rows"
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    layout: Layout | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Each row attends to its own past.
+
+    Args:
+        query: (1, heads, tokens, head size); with no layout any number of rows.
+        key, value: (1, key-value heads, tokens, head size).
+
+    Returns:
+        (1, tokens, heads, head size), and no weights. Filling gets zeros.
+
+    Raises:
+        UsageError: the layer asks for a kind of attention that is not computed here.
+    """
+    if layout is None:
+        output: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, **options
+        )
+        return output
+    return attend_rows(module, query, key, value, layout, **options), None
+
+
+def attend_rows(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Layout,
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    is_causal: bool | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    **_: Any,
+) -> Tensor:
+    """Shapes as in `attend`."""
+    if softcap is not None or s_aux is not None or position_bias is not None:
+        raise UsageError("its attention caps or biases scores, or has sinks")
+    if not (getattr(module, "is_causal", True) if is_causal is None else is_causal):
+        raise UsageError("its attention looks ahead")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    window = sliding_window if sliding_window and sliding_window < layout.width else None
+    own = query.device.type == "cpu" and query.dtype == torch.bfloat16 and not dropout
+    if own and layout.width <= RowAttention.LONGEST:
+        return RowAttention.of(query, key, value, layout, scale, window)
+    queries, keys, values = (padded(tensor, layout) for tensor in (query, key, value))
+    seen = scaled_dot_product_attention(
+        queries,
+        keys,
+        values,
+        attn_mask=None if window is None else band(layout.width, window, query.device),
+        dropout_p=dropout,
+        is_causal=window is None,
+        scale=scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return laid_out(seen, layout)
+
+
+def padded(tensor: Tensor, layout: Layout) -> Tensor:
+    """(1, heads, tokens, size) → (rows, heads, width, size), zeros behind each row."""
+    _, heads, _, size = tensor.shape
+    tokens = tensor[0].transpose(0, 1)
+    if not layout.regular:
+        room = tokens.new_zeros(len(layout.lengths) * layout.width, heads, size)
+        tokens = room.index_copy(0, layout.slots, tokens[: layout.filled])
+    return tokens.reshape(-1, layout.width, heads, size).transpose(1, 2)
+
+
+def laid_out(tensor: Tensor, layout: Layout) -> Tensor:
+    """(rows, heads, width, size) → (1, tokens, heads, size), zeros for filling."""
+    tokens = tensor.transpose(1, 2).flatten(0, 1)
+    if not layout.regular:
+        room = tokens.new_zeros(layout.tokens, *tokens.shape[1:])
+        room[: layout.filled] = tokens[layout.slots]
+        tokens = room
+    return tokens[None].contiguous()
+
+
+def band(width: int, window: int, device: torch.device) -> Tensor:
+    """Who sees whom, (width, width), where a token sees the last `window` up to itself."""
+    everyone = torch.ones(width, width, dtype=torch.bool, device=device)
+    return everyone.tril().triu(1 - window)
+
+
+ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
+ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
