@@ -34,7 +34,8 @@ from adaptery.trainers.presets import PRESETS
 
 if TYPE_CHECKING:
     from adaptery.registry.base import Registry
-    from adaptery.trainers.train import Parts, TrainingResult
+    from adaptery.trainers.train import TrainingResult
+    from adaptery.trainers.work import Parts
     from adaptery.types import Version
 
 # Flag → dotted key of RunConfig; help and defaults come from there. All others: --set KEY=VALUE.
@@ -45,6 +46,7 @@ FLAGS = {
     "--data": "data.train",
     "--eval-data": "data.eval",
     "--method": "method",
+    "--task": "task.kind",
     "--rank": "lora.r",
     "--alpha": "lora.alpha",
     "--targets": "lora.targets",
@@ -151,13 +153,15 @@ def preset_layer(preset: str | None) -> Layer:
 
 def run_parts(config: RunConfig) -> "Parts":
     """The plugins that a run names, each found before anything is loaded."""
-    from adaptery.trainers.train import LABEL_METRICS, Parts
+    from adaptery.trainers.evaluation.scoring import LABEL_METRICS, LOSSES
+    from adaptery.trainers.work import Parts
 
     manager = plugins()
     method = manager.load("training_methods", config.method)(config.options)
-    read = manager.load("data_formats", config.data.format)
+    formats = manager.load_all("data_formats")
     wanted = LABEL_METRICS if config.evaluation.metrics == "auto" else config.evaluation.metrics
-    return Parts(method, read, {name: manager.load("metrics", name) for name in wanted})
+    metrics = {name: manager.load("metrics", name) for name in wanted if name not in LOSSES}
+    return Parts(method, formats, metrics)
 
 
 def run(config: Resolved[RunConfig], parts: "Parts", resume: Path | None) -> "TrainingResult":

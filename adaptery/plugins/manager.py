@@ -141,6 +141,10 @@ class PluginManager:
                 f"{cause(error)}. {way_out if isinstance(error, ImportError) else ''}".rstrip()
             ) from error
 
+    def load_all(self, hook: str) -> dict[str, Any]:
+        """All that is registered under `hook`, loaded. Raises `PluginError`."""
+        return {name: self.load(hook, name) for name in self.registered(hook)}
+
     def commands(self, taken: Iterable[str] = ()) -> "dict[str, click.Command]":
         """Commands that plugins add, by name; those `taken` are built in.
 

@@ -1,6 +1,6 @@
 """Checks before the first step. A defect is an error, not a line in a log."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from adaptery.errors import DataError
 from adaptery.trainers.data.rows import summarize
@@ -41,3 +41,14 @@ def audit(
 def refuse(findings: list[str], what: str) -> None:
     if findings:
         raise DataError(summarize(f"{len(findings)} {what}", findings))
+
+
+def check_label_words(words: Mapping[str, str], tokens: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse label words of unequal token counts, or that are the same tokens.
+
+    Raises:
+        DataError: naming words and tokens.
+    """
+    if len({len(ids) for ids in tokens.values()}) > 1 or len(set(tokens.values())) < len(tokens):
+        listed = [f"{words[label]!r}: {list(ids)}" for label, ids in tokens.items()]
+        raise DataError(summarize("Label words must differ and have equally many tokens:", listed))

@@ -58,7 +58,7 @@ def write_lora(layers: dict[str, LowRank], directory: Path) -> None:
     save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
 
 
-def settle(directory: Path, base: BaseIdentity, template: str) -> None:
+def settle(directory: Path, base: BaseIdentity, template: str | None) -> None:
     """Make what was baked reproducible, add the chat template, drop what is no part of it."""
     path = directory / CONFIG
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -68,7 +68,8 @@ def settle(directory: Path, base: BaseIdentity, template: str) -> None:
         if isinstance(config.get(key), list):
             config[key] = sorted(config[key])
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    (directory / TEMPLATE).write_text(template, encoding="utf-8")
+    if template:
+        (directory / TEMPLATE).write_text(template, encoding="utf-8")
     for other in directory.iterdir():
         if other.name not in (CONFIG, WEIGHTS, TEMPLATE):
             other.unlink()

@@ -1,10 +1,11 @@
 """Conversations as the model will see them: token ids, and which of them are learned."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adaptery.errors import DataError
-from adaptery.trainers.data.rows import Conversation
+from adaptery.trainers.data.rows import Conversation, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -78,6 +79,18 @@ class Encoder:
     def prompt_ids(self, messages: list[dict[str, str]]) -> tuple[int, ...]:
         """The tokens of a question, the assistant's turn opened."""
         return self.tokenize(self.render(messages, ask=True))
+
+    def encode_all(
+        self, rows: Sequence[Row], advance: Callable[[int], None] = lambda rows: None
+    ) -> list[Example]:
+        """Rows in order; `advance` hears how many more are done."""
+        examples = []
+        for row in rows:
+            if not isinstance(row, Conversation):
+                raise DataError(f"{row.origin}: the row is no conversation.")
+            examples.append(self.encode(row))
+            advance(1)
+        return examples
 
     def encode(self, conversation: Conversation) -> Example:
         """Tokenize a conversation; assistant turns are learned, end token included, nothing else.

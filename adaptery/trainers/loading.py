@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from adaptery.base_model import LocalBase
 from adaptery.errors import ConfigError, DoesNotFit
 from adaptery.trainers.config import RunConfig
-from adaptery.trainers.method import AdapterPlan, Method
+from adaptery.trainers.method import AdapterPlan, BaseRequest, Method
 from adaptery.trainers.targets import resolve_targets
+from adaptery.trainers.tasks.base import Task
 
 if TYPE_CHECKING:
     import torch
@@ -32,25 +33,31 @@ def cpu_has_bf16() -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
-def load_base(base: LocalBase, method: Method, config: RunConfig) -> "PreTrainedModel":
-    """The base with frozen weights, as the method wants it.
+def load_base(
+    base: LocalBase, task: Task, method: Method, config: RunConfig
+) -> "PreTrainedModel":
+    """The base with frozen weights, as task and method want it.
 
     Raises:
         DoesNotFit: there is not enough memory for it.
-        ConfigError: the base is no causal language model that transformers knows.
+        ConfigError: the base is no model that transformers knows for this task.
     """
     import torch
     from transformers import GenerationConfig
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        model = method.load_base(base.directory, precision(config.training.precision), device)
+        dtype = precision(config.training.precision)
+        model = method.load_base(BaseRequest(base.directory, dtype, device, task.head_labels))
     except (torch.OutOfMemoryError, MemoryError) as error:
         who = base.identity.id
         raise DoesNotFit(f"The base model {who} does not fit into memory: {error}") from error
     except ValueError as error:
         raise ConfigError(f"{base.identity.id} cannot be trained: {error}") from error
     model.config.use_cache = False
+    model.config.pad_token_id = task.forward.pad_token  # a head looks for the last token by it
+    if task.head_labels:
+        return model
     # Bases come with penalties and temperatures of their own; greedy answers must be without.
     model.generation_config = GenerationConfig(eos_token_id=end_tokens(model, base))
     return model
@@ -64,13 +71,14 @@ def end_tokens(model: "PreTrainedModel", base: LocalBase) -> list[int]:
 
 
 def add_adapter(
-    model: "PreTrainedModel", method: Method, config: RunConfig, total_steps: int
+    model: "PreTrainedModel", task: Task, method: Method, config: RunConfig, total_steps: int
 ) -> "PeftModel":
     """Put a fresh adapter on the base; its parameters are fp32 and the only trainable ones."""
     from peft import get_peft_model
 
     targets = resolve_targets(model, config.lora.targets)
-    plan = AdapterPlan(config.lora, targets, total_steps, config.training.seed)
+    seed = config.training.seed
+    plan = AdapterPlan(config.lora, targets, total_steps, seed, task.task_type)
     adapted = get_peft_model(model, method.peft_config(plan))
     if config.training.gradient_checkpointing:
         adapted.enable_input_require_grads()  # else nothing below the first layer is recomputed

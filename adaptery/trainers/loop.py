@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adaptery.errors import ConfigError, Interrupted, VerificationError
-from adaptery.trainers.batches import epoch_order, pad
+from adaptery.trainers.batches import epoch_order
 from adaptery.trainers.config import TrainingConfig
 from adaptery.trainers.encoding import Example
-from adaptery.trainers.evaluation import token_losses
 from adaptery.trainers.method import Method
 from adaptery.trainers.run_directory import RunDirectory
+from adaptery.trainers.tasks.base import Task
 from adaptery.trainers.watching import Watcher
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Loop:
     training: TrainingConfig
     run: RunDirectory
     watcher: Watcher
-    pad_token: int
+    task: Task
     total: int
     inputs: str
     """Digests of base and rows, so that a run is not resumed with others."""
@@ -105,11 +105,11 @@ class Loop:
         from torch.nn.utils import clip_grad_norm_
 
         learned = sum(row.learned for rows in micro_batches for row in rows)
+        weight = sum(self.task.weight(row) for rows in micro_batches for row in rows)
         total = 0.0
         for rows in micro_batches:
-            batch = pad([(row.ids, row.labels) for row in rows], self.pad_token)
             with self.autocast:
-                loss = token_losses(self.model, batch).sum() / learned
+                loss = self.task.loss(self.model, rows) / weight
             total += loss.item()
             penalty = self.method.penalty(self.model)
             if penalty is not None:

@@ -26,7 +26,7 @@ QUESTIONS = (
 TOP = 5
 
 
-def record_probe(base: LocalBase, adapter: Path, encoder: Encoder) -> tuple[ProbePrompt, ...]:
+def record_probe(base: LocalBase, adapter: Path) -> tuple[ProbePrompt, ...]:
     """The adapted model's `TOP` most likely next tokens for each prompt, and the base's scores."""
     import torch
 
@@ -34,7 +34,7 @@ def record_probe(base: LocalBase, adapter: Path, encoder: Encoder) -> tuple[Prob
     probe = []
     with torch.no_grad():
         for question in QUESTIONS:
-            ids = encoder.prompt_ids([{"role": "user", "content": question}])
+            ids = prompt_ids(base, question)
             trained = next_token_scores(model, ids)
             with model.disable_adapter():
                 alone = next_token_scores(model, ids)
@@ -47,6 +47,14 @@ def record_probe(base: LocalBase, adapter: Path, encoder: Encoder) -> tuple[Prob
                 )
             )
     return tuple(probe)
+
+
+def prompt_ids(base: LocalBase, question: str) -> tuple[int, ...]:
+    """A question's tokens: as a chat where the base has a template, else as plain text."""
+    tokenizer = base.tokenizer
+    if tokenizer.chat_template:
+        return Encoder(tokenizer).prompt_ids([{"role": "user", "content": question}])
+    return tuple(tokenizer(question)["input_ids"])
 
 
 def load_plain(base: LocalBase, adapter: Path) -> "PeftModel":

@@ -10,8 +10,9 @@ from torch import Tensor
 from adaptery.config import Layer, read_file, resolve
 from adaptery.plugins.manager import PluginManager
 from adaptery.trainers.config import RunConfig
-from adaptery.trainers.train import LABEL_METRICS, Parts, TrainingResult, train
+from adaptery.trainers.train import TrainingResult, train
 from adaptery.trainers.watching import Silent, Watcher
+from adaptery.trainers.work import Parts
 from tests.models import write_rows
 
 COLOURS = ("blue", "yellow", "red")
@@ -59,8 +60,7 @@ def resume(path: Path, watcher: Watcher | None = None) -> TrainingResult:
 def start(config: Any, watcher: Watcher | None, again: Path | None = None) -> TrainingResult:
     plugins = PluginManager(entry_points=[])
     method = plugins.load("training_methods", config.value.method)(config.value.options)
-    metrics = {name: plugins.load("metrics", name) for name in LABEL_METRICS}
-    parts = Parts(method, plugins.load("data_formats", "messages"), metrics)
+    parts = Parts(method, plugins.load_all("data_formats"), plugins.load_all("metrics"))
     return train(config, parts, resume=again, watcher=watcher)
 
 

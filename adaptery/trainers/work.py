@@ -1,0 +1,153 @@
+"""What a run works with, and the pieces of work: prepare, measure, fit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from adaptery.base_model import LocalBase, open_base
+from adaptery.trainers.audit import audit
+from adaptery.trainers.config import RunConfig
+from adaptery.trainers.data.reading import read_rows
+from adaptery.trainers.data.rows import Dataset, Format
+from adaptery.trainers.encoding import Example
+from adaptery.trainers.evaluation.scoring import (
+    Evaluation,
+    Metric,
+    check_best,
+    evaluate,
+    wanted_metrics,
+)
+from adaptery.trainers.loading import add_adapter, load_base, precision
+from adaptery.trainers.loop import Loop, count_steps, rate_factor
+from adaptery.trainers.method import Method
+from adaptery.trainers.run_directory import RunDirectory
+from adaptery.trainers.tasks.base import Task
+from adaptery.trainers.tasks.forward import Forward
+from adaptery.trainers.tasks.making import make_task
+from adaptery.trainers.watching import Watcher
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The plugins that a run needs, looked up by whoever puts the parts together."""
+
+    method: Method
+    formats: Mapping[str, Format]
+    metrics: Mapping[str, Metric]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run works with, all of it checked before the first weight is loaded."""
+
+    settings: RunConfig
+    parts: Parts
+    watcher: Watcher
+    base: LocalBase
+    task: Task
+    train: Dataset
+    held_out: Dataset | None
+    examples: list[Example]
+    tests: list[Example]
+
+    @classmethod
+    def gather(cls, settings: RunConfig, parts: Parts, watcher: Watcher) -> "Work":
+        """Read and audit the rows, find the base.
+
+        Raises:
+            DataError: the rows must not be trained on.
+            BaseNotFound: there is no such base.
+        """
+        data = settings.data
+        train = read_rows(data.train, data, parts.formats)
+        held_out = read_rows(data.eval, data, parts.formats) if data.eval else None
+        base = open_base(settings.base, settings.revision)
+        task = make_task(settings.task, Forward(base.tokenizer), train.rows)
+        rows = len(train.rows) + len(held_out.rows if held_out else ())
+        watcher.phase("reading rows", rows)
+        examples = task.encode(train.rows, watcher.advance)
+        tests = task.encode(held_out.rows, watcher.advance) if held_out else []
+        audit(examples, tests, data.max_length, base.tokenizer.bos_token_id)
+        work = cls(settings, parts, watcher, base, task, train, held_out, examples, tests)
+        check_best(settings.evaluation.best, list(work.metrics))
+        return work
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return count_steps(len(self.examples), self.settings.training)
+
+    @property
+    def template(self) -> str | None:
+        """The chat template that rows were rendered with; a head needs none."""
+        template = self.base.tokenizer.chat_template
+        return str(template) if template and not self.task.head_labels else None
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """What is measured of answers on the held-out rows."""
+        if not self.tests:
+            return {}
+        wanted = wanted_metrics(self.settings.evaluation, self.task, self.tests)
+        return {name: self.parts.metrics[name] for name in wanted}
+
+    def prepare(self) -> "PreTrainedModel":
+        """The base as the method trains on it, every random choice from here on by the seed."""
+        import torch
+
+        torch.manual_seed(self.settings.training.seed)
+        return load_base(self.base, self.task, self.parts.method, self.settings)
+
+    def adapt(self, model: "PreTrainedModel") -> Any:
+        """Put a fresh adapter on the base."""
+        return add_adapter(model, self.task, self.parts.method, self.settings, self.steps)
+
+    def fit(self, model: Any, run: RunDirectory, *, resume: bool) -> None:
+        """Train, from the checkpoint if there is one to resume from."""
+        import torch
+
+        training, method, total = self.settings.training, self.parts.method, self.steps
+        low = precision(training.precision) == torch.bfloat16
+        optimizer = method.optimizer(
+            model, training.learning_rate or method.learning_rate, training
+        )
+        loop = Loop(
+            model=model,
+            method=method,
+            task=self.task,
+            optimizer=optimizer,
+            schedule=torch.optim.lr_scheduler.LambdaLR(
+                optimizer, lambda step: rate_factor(step, total, training)
+            ),
+            autocast=torch.autocast(model.device.type, torch.bfloat16, enabled=low),
+            training=training,
+            run=run,
+            watcher=self.watcher,
+            total=total,
+            inputs=f"{self.base.identity.digest} {self.train.digest}",
+        )
+        if resume:
+            loop.load(run.load_checkpoint())
+        loop.fit(self.examples)
+
+    def measure_base(self, model: "PreTrainedModel") -> dict[str, float]:
+        """The untuned base's scores on the held-out rows, as `base.loss` and so on.
+
+        A fresh classification head knows nothing, so there is no base to measure with one.
+        """
+        if not self.settings.evaluation.baseline or self.task.head_labels or not self.tests:
+            return {}
+        scores = self.measure(model, "evaluating the untuned base").metrics
+        return {f"base.{name}": score for name, score in scores.items()}
+
+    def measure(self, model: Any, title: str = "evaluating") -> Evaluation:
+        """What the model says to the held-out rows; nothing without such rows."""
+        if not self.tests:
+            return Evaluation([], [], {})
+        self.watcher.phase(title, len(self.tests))
+        return evaluate(
+            self.task, model, self.tests, self.metrics, self.settings.evaluation, self.watcher
+        )
