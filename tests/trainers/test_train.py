@@ -9,12 +9,19 @@ from peft import LoraConfig
 
 from adaptery.base_model import LocalBase
 from adaptery.errors import AdapteryError, BaseNotFound, ConfigError, DataError, UnknownName
-from adaptery.trainers.data.rows import data_digest, read_messages
+from adaptery.plugins.manager import PluginManager
+from adaptery.trainers.config import DataConfig
+from adaptery.trainers.data.reading import read_rows
 from adaptery.trainers.method import Method
 from adaptery.trainers.watching import Silent
 from adaptery.types import Manifest, sha256_of
 from tests.models import write_rows
 from tests.trainers.runs import rows, run, tensors
+
+
+def digest_of(path: Path) -> str:
+    formats = PluginManager(entry_points=[]).load_all("data_formats")
+    return read_rows(str(path), DataConfig(train=str(path)), formats).digest
 
 
 def held_out(folder: Path) -> str:
@@ -27,7 +34,7 @@ def test_the_manifest_says_what_was_done(base: LocalBase, tmp_path: Path) -> Non
     assert manifest.base == base.identity
     assert manifest.method == "loraplus"
     assert manifest.seed == 7
-    assert manifest.data_digest == data_digest(read_messages(tmp_path / "train.jsonl"))
+    assert manifest.data_digest == digest_of(tmp_path / "train.jsonl")
     assert manifest.template_digest == sha256_of(str(base.tokenizer.chat_template).encode())
     assert manifest.tokenizer_digest == base.tokenizer_digest
     assert manifest.packages.keys() >= {"python", "torch", "peft", "transformers", "adaptery"}
@@ -164,8 +171,9 @@ def test_a_watcher_hears_of_every_phase(tiny_base: Path, tmp_path: Path) -> None
 
     run(tmp_path, tiny_base, data__eval=held_out(tmp_path), watcher=Listener())
     assert heard == [
+        ("reading rows", 29),
         ("evaluating the untuned base", 9),
         ("training", 10),
         ("evaluating the adapter", 9),
     ]
-    assert pieces == [9, 10, 9]
+    assert pieces == [29, 9, 10, 9]
