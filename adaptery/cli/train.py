@@ -105,6 +105,12 @@ def train_command(
     """
     config = run_config(file, preset, assignments, options, resume, flags)
     parts = run_parts(config.value)
+    if not (no_publish or parts.method.makes_adapter):
+        raise ConfigError(
+            f"--method {config.value.method} trains a whole model, and only adapters can be "
+            "published. Give --no-publish to leave the model in the run directory, or another "
+            "method."
+        )
     store = None if no_publish else open_registry(registry)
     if store:
         store.versions(config.value.name)  # one that cannot be read is better known now than later

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 BUILTIN = "adaptery"
 BUILTIN_PLUGINS = (
-    *("lora", "qlora", "loraplus", "adalora"),
+    *("lora", "qlora", "loraplus", "adalora", "rslora", "dora", "pissa", "olora", "full"),
     *("engines", "registries", "exporters", "metrics", "formats", "routers"),
 )
 KINDS = {

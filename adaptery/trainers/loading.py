@@ -6,7 +6,7 @@ from adaptery.base_model import LocalBase
 from adaptery.errors import ConfigError, DoesNotFit
 from adaptery.trainers.config import RunConfig
 from adaptery.trainers.method import AdapterPlan, BaseRequest, Method
-from adaptery.trainers.targets import resolve_targets
+from adaptery.trainers.targets import head_modules, resolve_targets
 from adaptery.trainers.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -33,9 +33,7 @@ def cpu_has_bf16() -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
-def load_base(
-    base: LocalBase, task: Task, method: Method, config: RunConfig
-) -> "PreTrainedModel":
+def load_base(base: LocalBase, task: Task, method: Method, config: RunConfig) -> "PreTrainedModel":
     """The base with frozen weights, as task and method want it.
 
     Raises:
@@ -74,12 +72,11 @@ def add_adapter(
     model: "PreTrainedModel", task: Task, method: Method, config: RunConfig, total_steps: int
 ) -> "PeftModel":
     """Put a fresh adapter on the base; its parameters are fp32 and the only trainable ones."""
-    from peft import get_peft_model
-
     targets = resolve_targets(model, config.lora.targets)
     seed = config.training.seed
-    plan = AdapterPlan(config.lora, targets, total_steps, seed, task.task_type)
-    adapted = get_peft_model(model, method.peft_config(plan))
+    heads = head_modules(model) if task.head_labels else ()
+    plan = AdapterPlan(config.lora, targets, total_steps, seed, task.task_type, heads)
+    adapted = method.adapt(model, plan)
     if config.training.gradient_checkpointing:
         adapted.enable_input_require_grads()  # else nothing below the first layer is recomputed
         adapted.gradient_checkpointing_enable({"use_reentrant": False})

@@ -32,14 +32,24 @@ class BaseRequest:
     """The classes of a classification head; none for a language model."""
 
     def load(self, **more: Any) -> "PreTrainedModel":
-        """The model; `more` goes to `from_pretrained`."""
+        """The model; `more` goes to `from_pretrained`.
+
+        Raises:
+            ValueError: transformers cannot load it, or the base lacks weights of a language model.
+        """
         from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-        where = {"dtype": self.dtype, "device_map": {"": self.device}}
+        where = {"dtype": self.dtype, "device_map": {"": self.device}, "output_loading_info": True}
         if not self.labels:
-            return AutoModelForCausalLM.from_pretrained(self.directory, **where, **more)
+            model, info = AutoModelForCausalLM.from_pretrained(self.directory, **where, **more)
+            if info["missing_keys"]:
+                raise ValueError(
+                    f"it has no weights for {', '.join(sorted(info['missing_keys'])[:3])}, so it "
+                    "is no language model. For classes, task.way=head can train on it"
+                )
+            return model
         names = dict(enumerate(self.labels))
-        return AutoModelForSequenceClassification.from_pretrained(
+        model, info = AutoModelForSequenceClassification.from_pretrained(
             self.directory,
             num_labels=len(names),
             id2label=names,
@@ -47,14 +57,17 @@ class BaseRequest:
             **where,
             **more,
         )
+        # What starts at random must be trained and saved whole: `head_modules` reads this.
+        model.random_parameters = sorted(info["missing_keys"])
+        return model
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterPlan:
     """What the adapter is to be, with everything resolved against the base and the data.
 
-    `targets` are module names as PEFT takes them; `total_steps` counts optimizer steps. With the
-    task type SEQ_CLS, PEFT trains and saves the classification head beside the adapter.
+    `targets` are module names as PEFT takes them; `heads` are modules that are trained whole and
+    saved beside the adapter; `total_steps` counts optimizer steps.
     """
 
     lora: LoraSettings
@@ -62,6 +75,7 @@ class AdapterPlan:
     total_steps: int
     seed: int
     task_type: TaskType = "CAUSAL_LM"
+    heads: tuple[str, ...] = ()
 
     def lora_arguments(self) -> dict[str, Any]:
         """What every `LoraConfig` is made of."""
@@ -71,6 +85,7 @@ class AdapterPlan:
             "lora_dropout": self.lora.dropout,
             "target_modules": self.targets,
             "task_type": self.task_type,
+            "modules_to_save": list(self.heads) or None,
         }
 
 
@@ -80,13 +95,20 @@ class Method:
     Options: ClassVar[type[Config]] = Config
     """The method's own options, `options` in a run's configuration."""
 
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """Options that have another default than in `Options`."""
+
     learning_rate: ClassVar[float] = 2e-4
     """The peak rate where the run gives none."""
 
+    makes_adapter: ClassVar[bool] = True
+    """Whether what is trained can be written as an adapter, and so be published."""
+
     def __init__(self, options: Mapping[str, Any]) -> None:
         """Raises `ConfigError` for an option that the method does not have."""
-        layer = Layer(options, dict.fromkeys(options, "options"))
-        self.options = resolve(self.Options, [layer]).value
+        given = Layer(options, dict.fromkeys(options, "options"))
+        own = Layer(self.defaults, dict.fromkeys(self.defaults, "the method"))
+        self.options = resolve(self.Options, [own, given]).value
 
     def load_base(self, wanted: BaseRequest) -> "PreTrainedModel":
         """The base with its weights frozen, as this method trains on it."""
@@ -97,6 +119,12 @@ class Method:
         from peft import LoraConfig
 
         return LoraConfig(**plan.lora_arguments())
+
+    def adapt(self, model: "PreTrainedModel", plan: AdapterPlan) -> "PeftModel":
+        """Put what is trained on the base: in fp32, and all that is trainable."""
+        from peft import get_peft_model
+
+        return get_peft_model(model, self.peft_config(plan))
 
     def optimizer(
         self, model: "PeftModel", rate: float, training: TrainingConfig

@@ -138,9 +138,16 @@ def ends(name: str) -> Iterator[str]:
 
 
 def head_modules(model: "PreTrainedModel") -> tuple[str, ...]:
-    """What stands on top of a classifier's backbone, such as `classifier` or `score`."""
-    return tuple(
+    """What a classifier has on top of its backbone, and what of the backbone starts at random.
+
+    All of it must be trained and saved whole: some bases come without weights for their pooler, and
+    another random one would answer otherwise.
+    """
+    heads = [
         name
         for name, module in model.named_children()
         if name != model.base_model_prefix and any(True for _ in module.parameters())
-    )
+    ]
+    random = {name.rpartition(".")[0] for name in getattr(model, "random_parameters", ())}
+    inside = {name for name in random if name.partition(".")[0] not in heads}
+    return (*heads, *sorted(inside))

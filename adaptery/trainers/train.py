@@ -25,6 +25,7 @@ class TrainingResult:
 
     run: Path
     adapter: Path
+    """Its directory; that of a whole model where the method trains one."""
     manifest: Manifest
     evaluation: Evaluation
     """What the adapter said to the held-out rows."""
@@ -63,16 +64,15 @@ def train(
         model = work.adapt(base)
         work.fit(model, run, resume=interrupted is not None)
         evaluation = work.measure(model, "evaluating the adapter")
-        run.adapter.mkdir(exist_ok=True)
-        parts.method.bake(model, run.adapter)
-        settle(run.adapter, work.base.identity, work.template)
+        made = write(work, model, run)
         parameters = trainable_parameters(model)
         del model, base  # the probe needs the memory for the plain base
-        probe = () if work.task.head_labels else record_probe(work.base, run.adapter)
+        plain = work.task.head_labels or not parts.method.makes_adapter
+        probe = () if plain else record_probe(work.base, made)
         run.plot()
     result = TrainingResult(
         run=run.path,
-        adapter=run.adapter,
+        adapter=made,
         manifest=make_manifest(work, scores | evaluation.metrics, probe),
         evaluation=evaluation,
         trainable_parameters=parameters,
@@ -81,6 +81,19 @@ def train(
     )
     run.write_result(summary(result))
     return result
+
+
+def write(work: Work, model: Any, run: RunDirectory) -> Path:
+    """Write what was trained: an adapter, or a whole model with its tokenizer."""
+    adapter = work.parts.method.makes_adapter
+    directory = run.adapter if adapter else run.path / "model"
+    directory.mkdir(exist_ok=True)
+    work.parts.method.bake(model, directory)
+    if adapter:
+        settle(directory, work.base.identity, work.template)
+    else:
+        work.base.tokenizer.save_pretrained(directory)
+    return directory
 
 
 def peak_memory() -> int:

@@ -8,31 +8,49 @@ from typing import Any
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from adaptery.errors import ConfigError, VerificationError
+from adaptery.errors import ConfigError, InvalidAdapter, VerificationError
 from adaptery.plugins.builtin.adalora import AdaLora, svd_layers
+from adaptery.plugins.builtin.dora import Dora
 from adaptery.plugins.builtin.loraplus import LoraPlus
+from adaptery.plugins.builtin.olora import OLora
+from adaptery.plugins.builtin.pissa import Pissa
 from adaptery.plugins.builtin.qlora import QLora
+from adaptery.plugins.builtin.rslora import RsLora
+from adaptery.serving.torch.declaration import read_declaration
 from adaptery.trainers.config import LoraSettings, TrainingConfig
-from adaptery.trainers.method import AdapterPlan, Method
-from adaptery.trainers.train import TrainingResult, Work
+from adaptery.trainers.lora import Lora
+from adaptery.trainers.method import AdapterPlan, BaseRequest, Method
+from adaptery.trainers.train import TrainingResult
+from adaptery.trainers.work import Work
 from tests.models import write_rows
 from tests.trainers.runs import rows, run, tensors
 
 METHODS: dict[str, type[Method]] = {
-    "lora": Method,
+    "lora": Lora,
     "loraplus": LoraPlus,
     "qlora": QLora,
     "adalora": AdaLora,
+    "rslora": RsLora,
+    "dora": Dora,
+    "pissa": Pissa,
+    "olora": OLora,
 }
+NOT_PLAIN = {"dora": ".lora_magnitude_vector"}  # what it has beside A and B
+TWICE_THE_RANK = {"pissa", "olora"}
 CHANGES: dict[str, dict[str, Any]] = {
     "loraplus": {"training__learning_rate": 5e-4},
     "adalora": {"training__epochs": 6, "training__learning_rate": 2e-2},
 }
 LAYERS = 14  # linear layers of the tiny base that are adapted
 IDS = torch.arange(3, 43).view(2, 20)
+
+
+def request(base: Path, labels: tuple[str, ...] = ()) -> BaseRequest:
+    return BaseRequest(base, torch.float32, "cpu", labels)
 
 
 @dataclass(frozen=True)
@@ -46,12 +64,12 @@ class Trained:
 
     def baked(self) -> PeftModel:
         """What anybody gets who loads the adapter with PEFT, on the base that it was trained on."""
-        base = METHODS[self.method]({}).load_base(self.base, torch.float32, "cpu")
+        base = METHODS[self.method]({}).load_base(request(self.base))
         return PeftModel.from_pretrained(base, self.result.adapter).eval()
 
     def served(self) -> PeftModel:
         """The same on the base as servers hold it, quantized for none of them."""
-        base = METHODS["lora"]({}).load_base(self.base, torch.float32, "cpu")
+        base = Lora({}).load_base(request(self.base))
         return PeftModel.from_pretrained(base, self.result.adapter).eval()
 
 
@@ -61,16 +79,16 @@ def trained(
 ) -> Trained:
     """Every method in turn."""
     models: list[PeftModel] = []
-    prepare = Work.prepare
+    adapt = Work.adapt
 
-    def keep(work: Work) -> PeftModel:
-        models.append(prepare(work))
+    def keep(work: Work, model: PreTrainedModel) -> PeftModel:
+        models.append(adapt(work, model))
         return models[-1]
 
     folder = tmp_path_factory.mktemp(request.param)
     held_out = str(write_rows(folder / "eval.jsonl", rows(9, start=40)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Work, "prepare", keep)
+        patch.setattr(Work, "adapt", keep)
         changes = {"data__eval": held_out, **CHANGES.get(request.param, {})}
         result = run(folder, tiny_base, method=request.param, **changes)
     return Trained(request.param, result, models[0], tiny_base)
@@ -89,25 +107,48 @@ def test_every_method_learns(trained: Trained) -> None:
 
 
 def test_every_adapted_layer_learns(trained: Trained) -> None:
-    """A gradient that stops somewhere leaves B at its zeros below."""
-    changed = [name for name, tensor in tensors(trained.result).items() if "lora_B" in name]
+    """A gradient that stops somewhere leaves ΔW = BA at zero below."""
+    weights = tensors(trained.result)
+    changed = [name for name in weights if "lora_B" in name]
     assert len(changed) == LAYERS
-    assert all(tensors(trained.result)[name].abs().max() > 1e-4 for name in changed)
+    for name in changed:
+        assert (weights[name] @ weights[name.replace("lora_B", "lora_A")]).abs().max() > 1e-4
 
 
-def test_every_result_is_plain_lora(trained: Trained) -> None:
+def test_every_result_is_plain_lora_or_says_what_it_is(trained: Trained) -> None:
     config = json.loads((trained.result.adapter / "adapter_config.json").read_text())
     assert config["peft_type"] == "LORA"
-    assert all(
-        ".lora_A.weight" in key or ".lora_B.weight" in key for key in tensors(trained.result)
-    )
+    assert config["use_rslora"] is False
+    assert config["init_lora_weights"] is True
+    assert config["use_dora"] is (trained.method == "dora")
+    assert config["modules_to_save"] is None
+    parts = (".lora_A.weight", ".lora_B.weight", NOT_PLAIN.get(trained.method, ".lora_A.weight"))
+    assert all(any(part in key for part in parts) for key in tensors(trained.result))
+    if trained.method in TWICE_THE_RANK:
+        assert (config["r"], config["lora_alpha"]) == (8, 16)
+
+
+def test_our_engine_serves_it_as_trained_or_refuses_it_with_the_way_out(trained: Trained) -> None:
+    if trained.method in NOT_PLAIN:
+        with pytest.raises(InvalidAdapter, match=r"'use_dora' is True.*`adapters merge`"):
+            read_declaration(trained.result.adapter)
+        return
+    declared = read_declaration(trained.result.adapter)
+    base = Lora({}).load_base(request(trained.base))
+    weights = tensors(trained.result)
+    with torch.no_grad():
+        for name in {name.rpartition(".lora_")[0] for name in weights}:
+            module = name.removeprefix("base_model.model.")
+            update = weights[f"{name}.lora_B.weight"] @ weights[f"{name}.lora_A.weight"]
+            base.get_submodule(module).weight += declared.scale(module) * update
+    assert (logits(base) - logits(trained.served())).abs().max() < 1e-4
 
 
 def test_what_was_trained_is_what_was_baked(trained: Trained) -> None:
     expected, got = logits(trained.model), logits(trained.baked())
-    assert (got - expected).abs().max() < 1e-5
-    with trained.model.disable_adapter():
-        assert (logits(trained.model) - expected).abs().max() > 0.1
+    assert (got - expected).abs().max() < (1e-4 if trained.method in TWICE_THE_RANK else 1e-5)
+    untuned = METHODS[trained.method]({}).load_base(request(trained.base))
+    assert (logits(untuned) - expected).abs().max() > 0.1
 
 
 def test_the_probe_is_what_the_adapter_says_where_it_is_served(trained: Trained) -> None:
@@ -145,7 +186,12 @@ def test_every_method_trains_every_layer_in_bfloat16_too(
     result = run(tmp_path, tiny_base, method=method, **changes)
     baked = tensors(result)
     assert all(tensor.dtype == torch.float32 for tensor in baked.values())
-    changed = [name for name, tensor in baked.items() if "lora_B" in name and tensor.any()]
+    products = [
+        tensor @ baked[name.replace("lora_B", "lora_A")]
+        for name, tensor in baked.items()
+        if "lora_B" in name
+    ]
+    changed = [product for product in products if product.abs().max() > 1e-5]
     assert len(changed) >= LAYERS - 4, "AdaLoRA may have pruned some"
     assert result.manifest.metrics["loss"] < result.manifest.metrics["base.loss"]
 
@@ -157,8 +203,7 @@ def plan(r: int = 4, steps: int = 100) -> AdapterPlan:
 def fresh(method: Method, base: Path, **changes: Any) -> PeftModel:
     """The tiny base with an untrained adapter of that method."""
     torch.manual_seed(0)
-    model = method.load_base(base, torch.float32, "cpu")
-    return get_peft_model(model, method.peft_config(plan(**changes)))
+    return method.adapt(method.load_base(request(base)), plan(**changes))
 
 
 def test_lora_plus_has_two_rates(tiny_base: Path) -> None:
@@ -180,7 +225,7 @@ def test_lora_plus_has_two_rates(tiny_base: Path) -> None:
 
 @pytest.mark.parametrize("double", [True, False])
 def test_qlora_holds_the_base_in_nf4(tiny_base: Path, double: bool) -> None:
-    model = QLora({"double_quantization": double}).load_base(tiny_base, torch.float32, "cpu")
+    model = QLora({"double_quantization": double}).load_base(request(tiny_base))
     layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
     assert len(layers) == LAYERS
     for layer in layers:
@@ -192,7 +237,7 @@ def test_qlora_holds_the_base_in_nf4(tiny_base: Path, double: bool) -> None:
 
 def test_qlora_computes_with_rounded_weights(tiny_base: Path) -> None:
     plain, quantized = (
-        logits(method({}).load_base(tiny_base, torch.float32, "cpu")) for method in (Method, QLora)
+        logits(method({}).load_base(request(tiny_base))) for method in (Method, QLora)
     )
     assert 0.01 < (plain - quantized).abs().max() < 10
 
@@ -230,7 +275,7 @@ def test_a_layer_that_lost_all_its_rank_is_left_out_of_what_is_baked(
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert set(config["rank_pattern"].values()) == {1, 2, 3, 4, 5, 6}
     assert len(config["target_modules"]) == len(config["rank_pattern"]) == LAYERS - 2
-    base = Method({}).load_base(tiny_base, torch.float32, "cpu")
+    base = Method({}).load_base(request(tiny_base))
     assert (logits(PeftModel.from_pretrained(base, tmp_path)) - expected).abs().max() < 1e-5
 
 

@@ -10,7 +10,7 @@ from adaptery import hookimpl
 from adaptery.config import Config
 from adaptery.errors import ConfigError, VerificationError
 from adaptery.plugins.specs import Spec
-from adaptery.trainers.bake import LowRank, write_lora
+from adaptery.trainers.bake import LowRank, head_tensors, write_lora
 from adaptery.trainers.method import AdapterPlan, Method
 
 if TYPE_CHECKING:
@@ -43,12 +43,12 @@ class AdaLora(Method):
     """`lora.r` is the average rank per layer at the end; where the ranks go, the data decides."""
 
     Options = AdaLoraOptions
+    options: AdaLoraOptions
     learning_rate = 1e-3
 
     def peft_config(self, plan: AdapterPlan) -> "AdaLoraConfig":
         from peft import AdaLoraConfig
 
-        assert isinstance(self.options, AdaLoraOptions)
         initial = self.options.initial_rank or -(-3 * plan.lora.r // 2)
         if initial <= plan.lora.r:
             raise ConfigError(
@@ -80,7 +80,6 @@ class AdaLora(Method):
         """Mean ‖P Pᵀ − I‖ over all A and B. PEFT adds it only to a loss that it computed itself."""
         import torch
 
-        assert isinstance(self.options, AdaLoraOptions)
         norms = []
         for layer in svd_layers(model):
             for factor in (layer.lora_A["default"], layer.lora_B["default"].T):
@@ -124,7 +123,14 @@ class AdaLora(Method):
                 f"AdaLoRA ended with a total rank of {kept} of {initial}: its ranks did not move, "
                 "so this is not the adapter that was asked for. Train for more steps."
             )
-        write_lora(layers, directory)
+        config = model.peft_config["default"]
+        write_lora(
+            layers,
+            directory,
+            task_type=config.task_type,
+            heads=config.modules_to_save or (),
+            head_tensors=head_tensors(model),
+        )
 
 
 def svd_layers(model: "PeftModel") -> "Iterator[SVDLinear]":

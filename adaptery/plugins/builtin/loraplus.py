@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from adaptery import hookimpl
-from adaptery.config import Config
 from adaptery.plugins.specs import Spec
 from adaptery.trainers.config import TrainingConfig
-from adaptery.trainers.method import Method
+from adaptery.trainers.lora import Lora, LoraOptions
 
 if TYPE_CHECKING:
     import torch
@@ -26,14 +25,15 @@ def training_methods() -> list[Spec]:
     ]
 
 
-class LoraPlusOptions(Config):
+class LoraPlusOptions(LoraOptions):
     ratio: Annotated[float, Field(ge=1)] = Field(16.0, description="B's rate over A's")
 
 
-class LoraPlus(Method):
-    """Plain LoRA with two learning rates."""
+class LoraPlus(Lora):
+    """LoRA with two learning rates."""
 
     Options = LoraPlusOptions
+    options: LoraPlusOptions
     learning_rate = 5e-5  # of A; B's is the ratio times that
 
     def optimizer(
@@ -42,7 +42,6 @@ class LoraPlus(Method):
         import torch
         from peft.optimizers import create_loraplus_optimizer
 
-        assert isinstance(self.options, LoraPlusOptions)
         optimizer: torch.optim.Optimizer = create_loraplus_optimizer(
             model,
             torch.optim.AdamW,

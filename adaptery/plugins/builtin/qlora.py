@@ -2,12 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from adaptery import hookimpl
-from adaptery.config import Config
 from adaptery.plugins.specs import Spec
-from adaptery.trainers.method import BaseRequest, Method
+from adaptery.trainers.lora import Lora, LoraOptions
+from adaptery.trainers.method import BaseRequest
+from adaptery.trainers.principal import STARTS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -18,21 +19,31 @@ def training_methods() -> list[Spec]:
     return [Spec("qlora", "LoRA on a base held in 4-bit NF4 (arXiv:2305.14314)", lambda: QLora)]
 
 
-class QLoraOptions(Config):
+class QLoraOptions(LoraOptions):
     double_quantization: bool = Field(True, description="quantize the quantization constants too")
 
+    @field_validator("init")
+    @classmethod
+    def _leaves_the_base(cls, init: str) -> str:
+        if init in STARTS:
+            raise ValueError(
+                f"{init} takes a part out of the base's weights, and what is left would be rounded "
+                f"to 4 bits a second time. Use --method {init}, or init=default or gaussian"
+            )
+        return init
 
-class QLora(Method):
-    """Plain LoRA on a base that bitsandbytes holds in NF4, on a GPU or a CPU."""
+
+class QLora(Lora):
+    """LoRA on a base that bitsandbytes holds in NF4, on a GPU or a CPU."""
 
     Options = QLoraOptions
+    options: QLoraOptions
 
     def load_base(self, wanted: BaseRequest) -> "PreTrainedModel":
         from bitsandbytes.nn import Linear4bit
         from peft import prepare_model_for_kbit_training
         from transformers import BitsAndBytesConfig
 
-        assert isinstance(self.options, QLoraOptions)
         quantization = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",

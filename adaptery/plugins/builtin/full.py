@@ -1,0 +1,37 @@
+"""Full fine-tuning: every weight is trained. The yardstick that adapters are measured by."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adaptery import hookimpl
+from adaptery.plugins.specs import Spec
+from adaptery.trainers.method import AdapterPlan, BaseRequest, Method
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@hookimpl
+def training_methods() -> list[Spec]:
+    return [Spec("full", "every weight; a yardstick, not an adapter", lambda: Full)]
+
+
+class Full(Method):
+    """Trains the base itself. What it makes is a model, so that it cannot be published."""
+
+    learning_rate = 2e-5
+    makes_adapter = False
+
+    def load_base(self, wanted: BaseRequest) -> "PreTrainedModel":
+        """In fp32: 16 bits would round most of a small step away. Arithmetic is as configured."""
+        import torch
+
+        return replace(wanted, dtype=torch.float32).load()
+
+    def adapt(self, model: "PreTrainedModel", plan: AdapterPlan) -> Any:
+        return model.requires_grad_(True)
+
+    def bake(self, model: Any, directory: Path) -> None:
+        """Write a plain model directory."""
+        model.save_pretrained(directory)
