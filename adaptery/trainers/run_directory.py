@@ -1,10 +1,11 @@
-"""The folder that a run leaves: configuration, metrics, checkpoint, plot, adapter."""
+"""The folder that a run leaves: configuration, status, metrics, checkpoint, plots, adapter."""
 
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import yaml
 from adaptery.config import Resolved
 from adaptery.errors import ConfigError, Interrupted
 from adaptery.trainers.config import RunConfig
+from adaptery.trainers.watching import journal
+from adaptery.trainers.watching.status import Status, alive, read_status, write_status
 
 
 class RunDirectory:
@@ -61,16 +64,29 @@ class RunDirectory:
 
     @contextmanager
     def resumable(self) -> Iterator[None]:
-        """Turn a Ctrl-C into `Interrupted` with the way to go on, if there is a checkpoint."""
-        try:
-            yield
-        except KeyboardInterrupt:
-            if not self.checkpoint.is_file():
-                raise
-            raise Interrupted(
-                "Interrupted; nothing was published. "
-                f"Go on with: adapters train --resume {self.path}"
-            ) from None
+        """Keep the run's status while the body runs.
+
+        A Ctrl-C becomes `Interrupted` with the way to go on, if there is a checkpoint.
+        """
+        with alive(self.path):
+            try:
+                yield
+            except KeyboardInterrupt:
+                if not self.checkpoint.is_file():
+                    raise
+                raise Interrupted(
+                    "Interrupted; nothing was published. "
+                    f"Go on with: adapters train --resume {self.path}"
+                ) from None
+
+    @property
+    def status(self) -> Status:
+        """How the run stands now."""
+        return read_status(self.path)
+
+    def published(self, version: str) -> None:
+        """Keep which version the run became."""
+        write_status(self.path, replace(self.status, version=version))
 
     def write_config(self, config: Resolved[RunConfig]) -> None:
         """The resolved configuration; a comment names the origin of what is not a default."""
@@ -84,15 +100,31 @@ class RunDirectory:
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add one line to `metrics.jsonl`."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        journal.append(self.path / "metrics.jsonl", row)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The rows of `metrics.jsonl`, a resumed run's repeated steps only once."""
-        path = self.path / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        whole = (line for line in lines if line.endswith("}"))  # a crash may have cut one off
-        return list({row["step"]: row for row in map(json.loads, whole)}.values())
+        """The rows of `metrics.jsonl`, one per step, a resumed run's repeated steps only once."""
+        return journal.merged(journal.read(self.path / "metrics.jsonl"))
+
+    def append_event(self, kind: str, step: int, sentence: str) -> None:
+        """Add one line to `events.jsonl`."""
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        row = {"step": step, "kind": kind, "sentence": sentence, "time": time}
+        journal.append(self.path / "events.jsonl", row)
+
+    def events(self) -> list[dict[str, Any]]:
+        """What happened: `step`, `kind`, `sentence`, `time`, in the order of time."""
+        return journal.read(self.path / "events.jsonl")
+
+    def append_sample(self, step: int, prompt: str, answer: str, ended: bool) -> None:
+        """Add one line to `samples.jsonl`."""
+        row = {"step": step, "prompt": prompt, "answer": answer, "ended": ended}
+        journal.append(self.path / "samples.jsonl", row)
+
+    def samples(self) -> list[dict[str, Any]]:
+        """Answers in mid-run, once for each step and prompt: `step, prompt, answer, ended`."""
+        rows = journal.read(self.path / "samples.jsonl")
+        return list({(row["step"], row["prompt"]): row for row in rows}.values())
 
     def write_result(self, result: dict[str, Any]) -> None:
         """What was measured, for scripts."""
