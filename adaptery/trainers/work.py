@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adaptery.base_model import LocalBase, open_base
-from adaptery.trainers.audit import audit
+from adaptery.trainers.audit import Part, Rules, audit, within
 from adaptery.trainers.config import RunConfig
 from adaptery.trainers.data.reading import read_rows
 from adaptery.trainers.data.rows import Dataset, Format
@@ -70,7 +70,15 @@ class Work:
         watcher.phase("reading rows", rows)
         examples = task.encode(train.rows, watcher.advance)
         tests = task.encode(held_out.rows, watcher.advance) if held_out else []
-        audit(examples, tests, data.max_length, base.tokenizer.bos_token_id)
+        pieces = [Part.of(train, examples), *([Part.of(held_out, tests)] if held_out else [])]
+        kind, labels = settings.task.kind, task.labels
+        rules = Rules.of(base.tokenizer, data.max_length, data.too_long, kind, labels)
+        report = audit(pieces, rules)
+        report.refuse()
+        for warning in report.warnings:
+            watcher.say(str(warning))
+        if data.too_long == "drop":
+            examples, tests = within(examples, data.max_length), within(tests, data.max_length)
         work = cls(settings, parts, watcher, base, task, train, held_out, examples, tests)
         check_best(settings.evaluation.best, list(work.metrics))
         return work

@@ -41,13 +41,19 @@ class LabelWords(Task):
         self.settings, self.classes, self.labels = settings, classes, classes.labels
         self.weights, self.offsets = weights, offsets
         self.encoder = Encoder(forward.tokenizer)
-        check_label_words(classes.words, dict(zip(self.labels, self.word_tokens, strict=True)))
+        tokens = dict(zip(self.labels, self.word_tokens, strict=True))
+        check_label_words(classes.words, tokens, self.tokens_of)
 
     @cached_property
     def word_tokens(self) -> list[tuple[int, ...]]:
         """Each label word's tokens, as they follow the opened assistant's turn."""
         chats = [self.chat(Labelled(("text",) * self.classes.texts, l, "")) for l in self.labels]
         return [learned_tokens(self.encoder.encode(chat))[:-1] for chat in chats]
+
+    def tokens_of(self, word: str) -> tuple[int, ...]:
+        """The tokens of any word where a label word stands."""
+        asked = (Message("user", "text"), Message("assistant", word))
+        return learned_tokens(self.encoder.encode(Conversation(asked, "")))[:-1]
 
     @property
     def length(self) -> int:
