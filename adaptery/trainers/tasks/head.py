@@ -4,16 +4,20 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from adaptery.classification import Classification
+from adaptery.errors import DataError
+from adaptery.trainers.batches import WIDTH
 from adaptery.trainers.config import TaskConfig
-from adaptery.trainers.data.rows import Row
+from adaptery.trainers.data.rows import Row, summarize
 from adaptery.trainers.encoding import IGNORED, Example
 from adaptery.trainers.method import TaskType
 from adaptery.trainers.tasks.base import Answer, Task
-from adaptery.trainers.tasks.classes import label_of, texts_of
+from adaptery.trainers.tasks.classes import class_numbers, texts_of
 from adaptery.trainers.tasks.forward import Forward
 
 if TYPE_CHECKING:
     import torch
+
+CHUNK = 512  # rows that are tokenized in one call
 
 
 class Head(Task):
@@ -36,28 +40,56 @@ class Head(Task):
     def encode(
         self, rows: Sequence[Row], advance: Callable[[int], None] = lambda rows: None
     ) -> list[Example]:
-        examples = [self.example(row) for row in rows]
-        advance(len(rows))
+        numbers = class_numbers(self.classes, rows)
+        examples = []
+        for start in range(0, len(rows), CHUNK):
+            chunk = slice(start, start + CHUNK)
+            examples += self.encode_chunk(rows[chunk], numbers[chunk])
+            advance(len(rows[chunk]))
+        self.check_lengths(examples)
         return examples
 
-    def example(self, row: Row) -> Example:
-        """One row: its texts as the encoder was pre-trained on pairs, special tokens included."""
-        tokenizer, label = self.forward.tokenizer, label_of(row, self.classes.kind)
-        texts = texts_of(row)
-        if tokenizer.sep_token is None and len(texts) > 1:  # a decoder, which knows no pairs
-            texts = (self.classes.question(texts),)
-        encoded = tokenizer(*texts, add_special_tokens=True, verbose=False)
-        ids = tuple(encoded["input_ids"])
-        segments = tuple(encoded["token_type_ids"]) if "token_type_ids" in encoded else ()
-        return Example(
-            ids=ids,
-            labels=(IGNORED,) * len(ids),
-            prompt=ids,
-            answer=label,
-            origin=row.origin,
-            label=self.labels.index(label),
-            segments=segments,
-        )
+    def encode_chunk(self, rows: Sequence[Row], numbers: Sequence[int]) -> list[Example]:
+        """Texts as the encoder was pre-trained on pairs, special tokens included."""
+        tokenizer = self.forward.tokenizer
+        texts = [texts_of(row) for row in rows]
+        if tokenizer.sep_token is None:  # a decoder, which knows no pairs
+            texts = [(self.classes.question(one),) for one in texts]
+        columns = [list(column) for column in zip(*texts, strict=True)]
+        encoded = tokenizer(*columns, add_special_tokens=True, verbose=False)
+        segments = encoded.get("token_type_ids") or [()] * len(rows)
+        return [
+            Example(
+                ids=tuple(ids),
+                labels=(IGNORED,) * len(ids),
+                prompt=tuple(ids),
+                answer=self.labels[number],
+                origin=row.origin,
+                label=number,
+                segments=tuple(kinds),
+            )
+            for row, number, ids, kinds in zip(
+                rows, numbers, encoded["input_ids"], segments, strict=True
+            )
+        ]
+
+    def check_lengths(self, examples: Sequence[Example]) -> None:
+        """Refuse rows of no token, and of more than the tokenizer says the model can take."""
+        most = self.forward.tokenizer.model_max_length
+        wrong = [
+            f"{row.origin}: {len(row.ids)} tokens."
+            for row in examples
+            if not 0 < len(row.ids) <= most
+        ]
+        if wrong:
+            raise DataError(
+                summarize(
+                    f"{len(wrong)} row(s) have no token at all, or more than the {most} that this "
+                    "base has positions for. Shorten them, or leave them out with "
+                    f"data.too_long=drop and data.max_length={most}:",
+                    wrong,
+                )
+            )
 
     def weight(self, row: Example) -> float:
         return 1.0
@@ -65,18 +97,46 @@ class Head(Task):
     def loss(self, model: Any, rows: Sequence[Example]) -> "torch.Tensor":
         import torch
 
-        logits = self.forward.class_logits(model, rows)
+        logits = self.class_logits(model, rows)
         labels = torch.tensor([row.label for row in rows], device=logits.device)
         weights = torch.tensor(self.weights, device=logits.device)[labels]
         losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
         return (losses * weights).sum()
 
+    def class_logits(self, model: Any, rows: Sequence[Example]) -> "torch.Tensor":
+        """The head's logits, shape (rows, classes).
+
+        Rows are padded at the right and their positions left to the model: not all count from 0
+        (RoBERTa begins behind its padding token's), and not all take them.
+        """
+        import torch
+
+        device = next(model.parameters()).device
+        width = -(-max(len(row.ids) for row in rows) // WIDTH) * WIDTH
+        width = min(width, self.forward.tokenizer.model_max_length)
+
+        def padded(values: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
+            whole = [[*one, *[filler] * (width - len(one))] for one in values]
+            return torch.tensor(whole, device=device)
+
+        inputs = {
+            "input_ids": padded([row.ids for row in rows], self.forward.pad_token),
+            "attention_mask": padded([[1] * len(row.ids) for row in rows], 0),
+        }
+        if rows[0].segments:
+            inputs["token_type_ids"] = padded([row.segments for row in rows], 0)
+        logits: torch.Tensor = model(**inputs).logits
+        return logits.float()
+
     def answers(self, model: Any, rows: Sequence[Example], generate: int) -> list[Answer]:
-        scores = self.forward.class_logits(model, rows).log_softmax(1).cpu().tolist()
+        scores = self.class_logits(model, rows).log_softmax(1).cpu().tolist()
         return [
             Answer(self.classes.decide(row, self.offsets), -row[example.label or 0], 1, tuple(row))
             for row, example in zip(scores, rows, strict=True)
         ]
+
+    def reference(self, row: Example) -> str:
+        return row.answer
 
     def recorded(self) -> dict[str, Any]:
         return self.classes.model_dump(mode="json") | {"weights": self.settings.weights}

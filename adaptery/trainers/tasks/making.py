@@ -1,7 +1,11 @@
-"""The task that a configuration means, with nothing left open."""
+"""The task that a configuration means, with nothing left open; or that a version was trained for."""
 
 from collections.abc import Sequence
 
+from pydantic import ValidationError
+
+from adaptery.classification import Classification
+from adaptery.errors import UsageError
 from adaptery.trainers.config import TaskConfig
 from adaptery.trainers.data.rows import Row
 from adaptery.trainers.tasks.base import Task
@@ -10,16 +14,14 @@ from adaptery.trainers.tasks.forward import Forward
 from adaptery.trainers.tasks.head import Head
 from adaptery.trainers.tasks.sft import Sft
 from adaptery.trainers.tasks.words import LabelWords
+from adaptery.types import Manifest
 
 
-def make_task(
-    settings: TaskConfig, forward: Forward, rows: Sequence[Row], offsets: Sequence[float] = ()
-) -> Task:
+def make_task(settings: TaskConfig, forward: Forward, rows: Sequence[Row]) -> Task:
     """The task for these rows: labels found in them, label words and class weights settled.
 
     Args:
         rows: those to be trained on; the classes are found in them unless they are listed.
-        offsets: calibrated ones, of `adapters calibrate`.
 
     Raises:
         DataError: rows are of another task, of a single class, or of a class that is not listed;
@@ -31,4 +33,26 @@ def make_task(
     classes = find_classes(settings, rows)
     weights = class_weights(settings, classes, rows)
     make = Head if settings.way == "head" else LabelWords
-    return make(forward, settings, classes, weights, offsets)
+    return make(forward, settings, classes, weights)
+
+
+def remake_task(manifest: Manifest, forward: Forward, offsets: Sequence[float] = ()) -> Task:
+    """The task that a version was trained for, as far as answering goes; an imported version's
+    is taken to be `sft`.
+
+    Args:
+        offsets: calibrated ones, of `adapters calibrate`.
+
+    Raises:
+        UsageError: the manifest's task cannot be understood.
+    """
+    recorded = manifest.config.get("task", {"kind": "sft"})
+    try:
+        settings = TaskConfig.model_validate(recorded)
+    except ValidationError as error:
+        raise UsageError(f"The manifest's task cannot be understood: {error}") from error
+    if settings.kind == "sft":
+        return Sft(forward)
+    classes = Classification.of(manifest)
+    make = Head if settings.way == "head" else LabelWords
+    return make(forward, settings, classes, [1.0] * len(classes.labels), offsets)

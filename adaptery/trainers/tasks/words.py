@@ -11,15 +11,16 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from adaptery.classification import Classification
-from adaptery.errors import ConfigError
+from adaptery.classification import Classification, Fork, WordTree
+from adaptery.errors import DataError
 from adaptery.trainers.audit import check_label_words
 from adaptery.trainers.config import TaskConfig
 from adaptery.trainers.data.rows import Conversation, Labelled, Message, Row
 from adaptery.trainers.encoding import IGNORED, Encoder, Example
 from adaptery.trainers.tasks.base import Answer, Task
-from adaptery.trainers.tasks.classes import label_of
+from adaptery.trainers.tasks.classes import class_numbers
 from adaptery.trainers.tasks.forward import Forward
+from adaptery.trainers.tasks.outputs import only_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -41,57 +42,60 @@ class LabelWords(Task):
         self.settings, self.classes, self.labels = settings, classes, classes.labels
         self.weights, self.offsets = weights, offsets
         self.encoder = Encoder(forward.tokenizer)
-        tokens = dict(zip(self.labels, self.word_tokens, strict=True))
-        check_label_words(classes.words, tokens, self.tokens_of)
+        check_label_words(classes.words, dict(zip(self.labels, self.word_tokens, strict=True)))
 
     @cached_property
     def word_tokens(self) -> list[tuple[int, ...]]:
         """Each label word's tokens, as they follow the opened assistant's turn."""
-        chats = [self.chat(Labelled(("text",) * self.classes.texts, l, "")) for l in self.labels]
+        question = Message("user", self.classes.question(("text",) * self.classes.texts))
+        answers = [Message("assistant", self.classes.words[label]) for label in self.labels]
+        chats = [Conversation((question, answer), "task.words") for answer in answers]
         return [learned_tokens(self.encoder.encode(chat))[:-1] for chat in chats]
 
-    def tokens_of(self, word: str) -> tuple[int, ...]:
-        """The tokens of any word where a label word stands."""
-        asked = (Message("user", "text"), Message("assistant", word))
-        return learned_tokens(self.encoder.encode(Conversation(asked, "")))[:-1]
+    @cached_property
+    def tree(self) -> WordTree:
+        """The choices between label words."""
+        return WordTree(tuple(self.word_tokens))
 
     @property
     def length(self) -> int:
         """Tokens of a label word."""
         return len(self.word_tokens[0])
 
-    def choices(self, label: int, position: int) -> list[int]:
-        """The tokens that may stand at `position` of a label word which began like `label`'s."""
-        begun = self.word_tokens[label][:position]
-        return sorted({word[position] for word in self.word_tokens if word[:position] == begun})
-
-    def chat(self, row: Row) -> Conversation:
-        """The row as a conversation that ends with the label word."""
-        word = self.classes.words[label_of(row, self.classes.kind)]
+    def chat(self, row: Row, label: int) -> Conversation:
+        """The row as a conversation that ends with the word of its class."""
+        word = Message("assistant", self.classes.words[self.labels[label]])
         if isinstance(row, Labelled):
             asked = self.classes.messages(row.texts)
             before = tuple(Message(m["role"], m["content"]) for m in asked)
         else:
-            assert isinstance(row, Conversation)
+            assert isinstance(row, Conversation)  # class_numbers has refused the others
             before = row.prompt
-            if self.settings.instruction:
-                raise ConfigError(
-                    "task.instruction is for rows that hold texts alone; these are chats, which "
-                    "ask by themselves. Take it out."
-                )
-        return Conversation((*before, Message("assistant", word)), row.origin)
+        return Conversation((*before, word), row.origin)
 
     def encode(
         self, rows: Sequence[Row], advance: Callable[[int], None] = lambda rows: None
     ) -> list[Example]:
-        examples = self.encoder.encode_all([self.chat(row) for row in rows], advance)
+        numbers = class_numbers(self.classes, rows)
+        chats = [self.chat(row, label) for row, label in zip(rows, numbers, strict=True)]
+        examples = self.encoder.encode_all(chats, advance)
         return [
-            last_answer_only(
-                replace(example, label=self.labels.index(label_of(row, self.classes.kind))),
-                self.length + 1,
-            )
-            for row, example in zip(rows, examples, strict=True)
+            self.last_answer_only(replace(example, label=label))
+            for example, label in zip(examples, numbers, strict=True)
         ]
+
+    def last_answer_only(self, example: Example) -> Example:
+        """The example with its label word and the end learned, and no earlier turn."""
+        end = len(example.prompt) + self.length + 1
+        learned = example.ids[len(example.prompt) : end]
+        word = self.tree.words[example.label or 0]
+        if learned[:-1] != word:
+            raise DataError(
+                f"{example.origin}: the label word becomes the tokens {list(learned[:-1])} here and "
+                f"{list(word)} elsewhere, so it could not be compared. Choose another in task.words."
+            )
+        masked = (IGNORED,) * len(example.prompt), (IGNORED,) * (len(example.ids) - end)
+        return replace(example, labels=(*masked[0], *learned, *masked[1]))
 
     def reference(self, row: Example) -> str:
         assert row.label is not None
@@ -104,32 +108,42 @@ class LabelWords(Task):
         import torch
 
         logits, tokens, _ = self.forward.learned_logits(model, rows)
-        logits = logits.float().view(len(rows), self.length + 1, -1)
-        whole = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), tokens, reduction="none"
-        ).view(len(rows), -1)
-        decisions = self.decisions(logits, [row.label or 0 for row in rows])
-        weights = torch.tensor([self.weights[row.label or 0] for row in rows]).to(decisions)
-        return (whole.sum(1) + (weights - 1) * decisions).sum()
+        logits = logits.float()
+        whole = torch.nn.functional.cross_entropy(logits, tokens, reduction="none")
+        labels = torch.tensor([row.label for row in rows], device=logits.device)
+        decisions = self.decisions(logits.view(len(rows), self.length + 1, -1), labels)
+        weights = torch.tensor(self.weights, device=logits.device)[labels]
+        return whole.sum() + ((weights - 1) * decisions).sum()
 
-    def decisions(self, logits: "torch.Tensor", labels: Sequence[int]) -> "torch.Tensor":
+    def decisions(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
         """What each row's class costs among the classes (nats), shape (rows,).
 
         Args:
-            logits: of the tokens of the word, shape (rows, at least `length`, vocabulary).
-            labels: whose words those tokens are asked for.
+            logits: of the tokens of the row's label word, (rows, at least `length`, vocabulary).
+            labels: the rows' classes, (rows,).
         """
+        tokens, rivals, chosen = (table.to(logits.device) for table in self.tables)
+        scores = logits[:, : self.length, tokens]
+        among = scores.masked_fill(~rivals[labels], float("-inf")).logsumexp(-1)
+        own = scores.gather(-1, chosen[labels][..., None])[..., 0]
+        return (among - own).sum(1)
+
+    @cached_property
+    def tables(self) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+        """All tokens of label words; for each label and place which of them go on there from what
+        the word began with, (labels, length, tokens), and which is its own, (labels, length)."""
         import torch
 
-        costs = []
-        for row, label in enumerate(labels):
-            cost = logits.new_zeros(())
-            for position, token in enumerate(self.word_tokens[label]):
-                scores = logits[row, position]
-                among = scores[self.choices(label, position)]
-                cost = cost + torch.logsumexp(among, 0) - scores[token]
-            costs.append(cost)
-        return torch.stack(costs)
+        words = self.tree.words
+        tokens = sorted({token for word in words for token in word})
+        rivals = torch.zeros(len(words), self.length, len(tokens), dtype=torch.bool)
+        for label, word in enumerate(words):
+            for other in words:
+                for place in range(self.length):
+                    if other[:place] == word[:place]:
+                        rivals[label, place, tokens.index(other[place])] = True
+        chosen = torch.tensor([[tokens.index(token) for token in word] for word in words])
+        return torch.tensor(tokens), rivals, chosen
 
     def answers(self, model: Any, rows: Sequence[Example], generate: int) -> list[Answer]:
         scores = self.class_scores(model, rows).cpu().tolist()
@@ -142,37 +156,28 @@ class LabelWords(Task):
         """Log-probabilities of the classes, shape (rows, classes)."""
         import torch
 
-        if self.length == 1:
-            logits, _, _ = self.forward.learned_logits(model, rows)
-            first = logits.float().view(len(rows), 2, -1)[:, 0]
-            return first[:, [word[0] for word in self.word_tokens]].log_softmax(1)
-        columns = []
-        for label in range(len(self.labels)):
-            asked = [self.with_word(row, label) for row in rows]
-            logits, _, _ = self.forward.learned_logits(model, asked)
-            logits = logits.float().view(len(rows), self.length, -1)
-            columns.append(-self.decisions(logits, [label] * len(rows)))
+        choices = [self.choices(model, rows, fork) for fork in self.tree.forks]
+        columns = [sum(choices[fork][:, token] for fork, token in way) for way in self.tree.ways]
         return torch.stack(columns, 1)
 
-    def with_word(self, row: Example, label: int) -> Example:
-        """The row's question followed by a label's word."""
-        word = self.word_tokens[label]
-        masked = (IGNORED,) * len(row.prompt)
-        return replace(row, ids=(*row.prompt, *word), labels=(*masked, *word))
+    def choices(self, model: Any, rows: Sequence[Example], fork: Fork) -> "torch.Tensor":
+        """Log-probabilities of a fork's tokens among themselves, shape (rows, tokens)."""
+        asked = [at_fork(row, fork) for row in rows]
+        with only_tokens(model, fork.tokens) as columns:
+            logits, _, _ = self.forward.learned_logits(model, asked)
+        return logits[:, columns].float().log_softmax(1)
 
     def recorded(self) -> dict[str, Any]:
         return self.classes.model_dump(mode="json") | {"weights": self.settings.weights}
 
 
+def at_fork(row: Example, fork: Fork) -> Example:
+    """The row's question and the beginning of label words; what follows is what is learned."""
+    before = (*row.prompt, *fork.begun)
+    labels = ((IGNORED,) * len(before)) + fork.tokens[:1]
+    return replace(row, ids=(*before, fork.tokens[0]), labels=labels)
+
+
 def learned_tokens(example: Example) -> tuple[int, ...]:
     """The tokens that an example teaches."""
     return tuple(label for label in example.labels if label != IGNORED)
-
-
-def last_answer_only(example: Example, tokens: int) -> Example:
-    """The example with its last `tokens` learned tokens learned, and no earlier turn."""
-    places = [place for place, label in enumerate(example.labels) if label != IGNORED][-tokens:]
-    labels = [IGNORED] * len(example.labels)
-    for place in places:
-        labels[place] = example.ids[place]
-    return replace(example, labels=tuple(labels))
