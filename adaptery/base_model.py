@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 # Keys of config.json that say how it was written or is run, not what the model computes.
 INCIDENTAL = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
 SAMPLE = 4096  # bytes read of each end of each tensor for the digest
-FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
+WEIGHTS = "*.safetensors"
+FILES = ["*.json", WEIGHTS, "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +49,7 @@ class LocalBase:
         Raises:
             BaseNotFound: there is none, or it cannot be read.
         """
-        from transformers import AutoTokenizer
-
-        try:
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.directory)
-        except Exception as error:
-            raise BaseNotFound(
-                f"The tokenizer of {self.directory} cannot be read: {type(error).__name__}: {error}"
-            ) from error
-        if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
-            # transformers makes an empty one up where the files are missing
-            raise BaseNotFound(f"{self.directory} holds no tokenizer.")
-        return tokenizer
+        return read_tokenizer(self.directory)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -102,6 +92,26 @@ class LocalBase:
             )
 
 
+def read_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer in a directory, from its local files alone.
+
+    Raises:
+        BaseNotFound: there is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory)
+    except Exception as error:
+        raise BaseNotFound(
+            f"The tokenizer of {directory} cannot be read: {type(error).__name__}: {error}"
+        ) from error
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
+        # transformers makes an empty one up where the files are missing
+        raise BaseNotFound(f"{directory} holds no tokenizer.")
+    return tokenizer
+
+
 def describe(base: BaseIdentity) -> str:
     """A base as messages name it: id, revision if known, start of the digest."""
     revision = f" at {base.revision[:12]}" if base.revision else ""
@@ -118,18 +128,36 @@ def open_base(base: str, revision: str | None = None) -> LocalBase:
     Raises:
         BaseNotFound: it is neither, or it lacks what a base needs (config, safetensors, tokenizer).
     """
+    directory, commit = find(base, revision, FILES)
+    digest = base_digest(directory)
+    return LocalBase(directory, BaseIdentity(id=base, revision=commit, digest=digest))
+
+
+def open_tokenizer(base: str, revision: str | None = None) -> "PreTrainedTokenizerBase":
+    """The tokenizer of the base model `base`, without its weights: they need not even be there.
+
+    Raises:
+        BaseNotFound: there is no such base, or no tokenizer in it.
+    """
+    patterns = [pattern for pattern in FILES if pattern != WEIGHTS]
+    return read_tokenizer(find(base, revision, patterns)[0])
+
+
+def find(base: str, revision: str | None, patterns: list[str]) -> tuple[Path, str | None]:
+    """Where the files of a base are, and of which commit if they are the Hub's.
+
+    Raises:
+        BaseNotFound: `base` is neither a directory nor on the Hub.
+    """
     path = Path(os.path.expanduser(base))
     if os.path.isdir(path):  # unlike Path's own, False for whatever cannot be a path
-        directory, commit = path, None
-    elif looks_like_a_path(base):
+        return path, None
+    if looks_like_a_path(base):
         raise BaseNotFound(
             f"There is no directory {base!r}. Give a directory, or a Hub id such as "
             "Qwen/Qwen2.5-0.5B-Instruct."
         )
-    else:
-        directory, commit = download(base, revision)
-    digest = base_digest(directory)
-    return LocalBase(directory, BaseIdentity(id=base, revision=commit, digest=digest))
+    return download(base, revision, patterns)
 
 
 def looks_like_a_path(base: str) -> bool:
@@ -137,8 +165,8 @@ def looks_like_a_path(base: str) -> bool:
     return base.startswith((".", "/", "~", os.sep)) or base.count("/") > 1 or base.endswith("/")
 
 
-def download(base: str, revision: str | None) -> tuple[Path, str]:
-    """The local snapshot of a Hub model and the commit it is of."""
+def download(base: str, revision: str | None, patterns: list[str]) -> tuple[Path, str]:
+    """The local snapshot of some files of a Hub model, and the commit it is of."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -146,7 +174,7 @@ def download(base: str, revision: str | None) -> tuple[Path, str]:
         # The library reads $HF_ENDPOINT once, at import; it may have been set since.
         endpoint = os.environ.get("HF_ENDPOINT")
         directory = Path(
-            snapshot_download(base, revision=revision, allow_patterns=FILES, endpoint=endpoint)
+            snapshot_download(base, revision=revision, allow_patterns=patterns, endpoint=endpoint)
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise BaseNotFound(
