@@ -9,6 +9,7 @@ from adaptery.plugins.specs import Spec
 from adaptery.trainers.lora import Lora, LoraOptions
 from adaptery.trainers.method import BaseRequest
 from adaptery.trainers.principal import STARTS
+from adaptery.trainers.targets import head_modules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,18 +43,30 @@ class QLora(Lora):
     def load_base(self, wanted: BaseRequest) -> "PreTrainedModel":
         from bitsandbytes.nn import Linear4bit
         from peft import prepare_model_for_kbit_training
-        from transformers import BitsAndBytesConfig
 
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=self.options.double_quantization,
-            bnb_4bit_compute_dtype=wanted.dtype,
-        )
-        model = wanted.load(quantization_config=quantization)
+        model = self.load_quantized(wanted)
+        heads = head_modules(model) if wanted.labels else ()
+        if any(isinstance(model.get_submodule(head), Linear4bit) for head in heads):
+            model = self.load_quantized(wanted, heads)  # 4 bits cannot be trained
         for module in model.modules():
             if isinstance(module, Linear4bit):
                 # The first evaluation on a CPU would repack the weights for a kernel through which
                 # no gradient flows, and training would go on without the layers below.
                 module.support_avx512bf16_for_cpu = False
         return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+
+    def load_quantized(
+        self, wanted: BaseRequest, whole: tuple[str, ...] | None = None
+    ) -> "PreTrainedModel":
+        """The base in NF4 but for the modules `whole`; by default but for its output layer."""
+        from transformers import BitsAndBytesConfig
+
+        return wanted.load(
+            quantization_config=BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=self.options.double_quantization,
+                bnb_4bit_compute_dtype=wanted.dtype,
+                llm_int8_skip_modules=list(whole) if whole else None,
+            )
+        )

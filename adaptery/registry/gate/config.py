@@ -60,6 +60,7 @@ class LoraDeclaration(BaseModel):
     fan_in_fan_out: bool | None = None
     bias: Literal["none", "all", "lora_only"] = "none"
     modules_to_save: list[str] | None = None
+    task_type: str | None = None
     trainable_token_indices: list[int] | dict[str, list[int]] | None = None
 
 

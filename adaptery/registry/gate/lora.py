@@ -54,6 +54,7 @@ def check_pairs(tensors: Sequence[TensorInfo], declared: LoraDeclaration) -> Non
                 f"{WEIGHTS}: {tensor.name!r} is neither a lora_A nor a lora_B, and nothing in "
                 f"{CONFIG} declares it."
             )
+    _check_head(others, declared)
     if not pairs:
         raise InvalidAdapter(f"{WEIGHTS} holds no lora_A and lora_B at all.")
     wanted = ranks(declared, [pair.module for pair in pairs])
@@ -173,6 +174,22 @@ def _check_declared_ranks(declared: LoraDeclaration, widest: int) -> None:
                 f"{CONFIG} declares the rank {rank} for {name!r}, more than any of its layers can "
                 f"have: the widest is {widest}."
             )
+
+
+def _check_head(others: Sequence[TensorInfo], declared: LoraDeclaration) -> None:
+    """A classifier without its head would tell classes by a random one.
+
+    PEFT declares the heads that some model may have, so one of them is enough.
+    """
+    heads = declared.modules_to_save or ()
+    if declared.task_type == "SEQ_CLS" and not any(
+        f"{PREFIX}{head}." in tensor.name for head in heads for tensor in others
+    ):
+        raise InvalidAdapter(
+            f"{CONFIG} says that this adapter tells classes (task_type is SEQ_CLS), but {WEIGHTS} "
+            f"holds no tensor of a head ({', '.join(heads) or 'modules_to_save names none'}). "
+            "Save it with its modules_to_save."
+        )
 
 
 def _declared(name: str, declared: LoraDeclaration) -> bool:

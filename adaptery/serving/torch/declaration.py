@@ -106,11 +106,22 @@ def read_declaration(directory: Path) -> Declaration:
     """The declaration in `directory`. Raises `InvalidAdapter` if it is not one of plain LoRA."""
     try:
         values = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+        refuse_head(values)
         return Declaration.model_validate(values)
     except ValidationError as error:
         raise InvalidAdapter(f"{CONFIG}: {'; '.join(map(complaint, error.errors()))}") from error
     except (FileNotFoundError, ValueError) as error:
         raise InvalidAdapter(f"{CONFIG} cannot be read: {error}") from error
+
+
+def refuse_head(values: Any) -> None:
+    """Raises `InvalidAdapter` for a classifier: it has classes to tell, and no text to answer."""
+    if isinstance(values, dict) and values.get("task_type") == "SEQ_CLS":
+        raise InvalidAdapter(
+            "This adapter has a classification head (task_type is SEQ_CLS), so it tells classes, "
+            "not texts. `adapters eval` uses it; train with task.way=words to serve "
+            "classes."
+        )
 
 
 def complaint(error: Any) -> str:

@@ -94,6 +94,7 @@ CONFIGS = [
     configured("targets of a mapping", "not a list of modules", target_modules={"q": 1}),
     configured("saved module by traversal", NO_MODULE, modules_to_save=["a/../../b"]),
     configured("saved module with a pattern", NO_MODULE, modules_to_save=["(a+)+$"]),
+    configured("classifier without its head", "no tensor of a head", task_type="SEQ_CLS"),
     configured("excluded module of a path", NO_MODULE, exclude_modules=["/etc"]),
     configured("layers_pattern of a path", NO_MODULE, layers_pattern=["../h"]),
     configured("base with NUL", "base_model_name_or_path", base_model_name_or_path="a\0b"),
