@@ -16,13 +16,22 @@ if TYPE_CHECKING:
 
 
 def precision(wanted: str) -> "torch.dtype":
-    """The arithmetic for `bf16`, `fp32` or `auto`: bf16 where the hardware has it natively."""
+    """The arithmetic for `bf16`, `fp16`, `fp32` or `auto`: bf16 where the hardware has it."""
     import torch
 
     if wanted == "auto":
         fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else cpu_has_bf16()
         wanted = "bf16" if fast else "fp32"
-    return torch.bfloat16 if wanted == "bf16" else torch.float32
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[wanted]
+
+
+def arithmetic(wanted: str, device: str) -> "tuple[torch.autocast, torch.amp.GradScaler]":
+    """What makes a model compute in that precision, and what keeps small fp16 gradients above 0."""
+    import torch
+
+    dtype = precision(wanted)
+    autocast = torch.autocast(device, dtype, enabled=dtype != torch.float32)
+    return autocast, torch.amp.GradScaler(device, enabled=dtype == torch.float16)
 
 
 def cpu_has_bf16() -> bool:

@@ -1,237 +1,349 @@
 """The training loop: optimizer steps over micro-batches, checkpoints, and nothing else.
 
-The loss of a step is the mean over all tokens learned in it, across micro-batches, so that
-accumulation changes memory and not the result.
+The loss of a step is the weighted mean over all of its rows, across micro-batches and processes,
+so that accumulation and processes change memory and time and not the result.
 """
 
-import math
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from adaptery.errors import ConfigError, Interrupted, VerificationError
-from adaptery.trainers.batches import epoch_order
+from adaptery.errors import ConfigError, DoesNotFit, Interrupted
+from adaptery.trainers.chance import random_state, set_random_state, undisturbed
+from adaptery.trainers.checkpoints import Checkpoints
 from adaptery.trainers.config import TrainingConfig
+from adaptery.trainers.control import Best, StopSignals
 from adaptery.trainers.encoding import Example
+from adaptery.trainers.figures import Window
+from adaptery.trainers.memory import give_back, is_out_of_memory, memory_in_use, remedies
 from adaptery.trainers.method import Method
-from adaptery.trainers.run_directory import RunDirectory
+from adaptery.trainers.processes import Processes
+from adaptery.trainers.steps import cut, next_smaller, rows_in_step, steps_in_epoch, steps_of
 from adaptery.trainers.tasks.base import Task
-from adaptery.trainers.watching import Watcher
+from adaptery.trainers.watching import Observer, Watcher
 
 if TYPE_CHECKING:
     import torch
-    from peft import PeftModel
-
-
-def count_steps(rows: int, training: TrainingConfig) -> int:
-    """Optimizer steps of a whole run."""
-    per_epoch = math.ceil(math.ceil(rows / training.batch_size) / training.accumulation)
-    steps = math.ceil(per_epoch * training.epochs)
-    return min(steps, training.max_steps) if training.max_steps else steps
-
-
-def steps_of(
-    examples: Sequence[Example], training: TrainingConfig, total: int
-) -> Iterator[list[list[Example]]]:
-    """For every optimizer step its micro-batches."""
-    done, epoch = 0, 0
-    while True:
-        batches = list(epoch_order(examples, training.batch_size, training.seed, epoch))
-        for start in range(0, len(batches), training.accumulation):
-            if done == total:
-                return
-            yield batches[start : start + training.accumulation]
-            done += 1
-        epoch += 1
-
-
-def rate_factor(step: int, total: int, training: TrainingConfig) -> float:
-    """The share of the peak rate at `step` (from 0)."""
-    warm = round(training.warmup * total)
-    if step < warm:
-        return (step + 1) / (warm + 1)
-    left = 1 - (step - warm) / max(1, total - warm)
-    if training.scheduler == "linear":
-        return left
-    return 0.5 * (1 - math.cos(math.pi * left)) if training.scheduler == "cosine" else 1.0
 
 
 @dataclass
 class Loop:
     """One run's moving parts."""
 
-    model: "PeftModel"
+    model: Any
     method: Method
+    task: Task
     optimizer: "torch.optim.Optimizer"
     schedule: "torch.optim.lr_scheduler.LRScheduler"
     autocast: "torch.autocast"
+    scaler: "torch.amp.GradScaler"
+    processes: Processes
     training: TrainingConfig
-    run: RunDirectory
+    checkpoints: Checkpoints
     watcher: Watcher
-    task: Task
+    observers: Sequence[Observer]
     total: int
     inputs: str
     """Digests of base and rows, so that a run is not resumed with others."""
+    best: Best = field(default_factory=Best)
+    evaluate: Callable[[], Mapping[str, float]] = dict
+    """Measures the model on held-out rows; called every `every` steps."""
+    every: int | None = None
     step: int = 0
+    seconds: float = 0.0
+    """Of training so far, those before a resume included."""
+    micro_batch: int = 0
+    """Rows that go through the model at once; fewer when memory ran out."""
+
+    def __post_init__(self) -> None:
+        self.micro_batch = self.micro_batch or self.training.batch_size
+        self.trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self.device = next(iter(self.trained.values())).device
+        self.window = Window()
+        self.saved: int | None = None
 
     def fit(self, examples: Sequence[Example]) -> None:
-        """Train from the current step to the last.
+        """Train from the current step to the last, or until patience is over; then take the best.
 
         Raises:
             Interrupted: by the user, after a checkpoint was saved.
             VerificationError: the loss or its gradient is no longer a number.
+            DoesNotFit: not even one row at a time fits into memory.
         """
-        self.model.train()
-        self.watcher.phase("training", self.total)
-        self.watcher.advance(self.step)
-        window = Window()
-        with StopSignals() as stop:
-            for number, micro_batches in enumerate(
-                steps_of(examples, self.training, self.total), 1
-            ):
-                if number > self.step:
-                    window.add(*self.one_step(number, micro_batches))
-                    window = self.report(number, window)
-                if stop.received:
+        processes, training = self.processes, self.training
+        self.begin(steps_in_epoch(len(examples), training, processes.count))
+        steps = steps_of(examples, training, self.total, processes.count)
+        with StopSignals(patient=processes.count > 1) as stop:
+            for number, rows in enumerate(steps, 1):
+                if self.best.patience_is_over:
+                    break
+                if number <= self.step:
+                    continue
+                self.one_step(number, rows)
+                self.report()
+                if processes.any(stop.received):
                     self.save()
                     raise self.interrupted()
         self.save()
+        self.take_best()
 
-    def one_step(self, number: int, micro_batches: list[list[Example]]) -> tuple[float, int, float]:
-        """One optimizer step: its loss (nats per token), learned tokens and gradient norm."""
-        from torch.nn.utils import clip_grad_norm_
+    def begin(self, steps_in_epoch: int) -> None:
+        """Show where the run stands; a fresh one leaves a checkpoint to begin again from."""
+        self.steps_in_epoch = steps_in_epoch
+        self.started = time.perf_counter() - self.seconds
+        self.model.train()
+        self.show()
+        if self.step == 0:
+            self.processes.go_apart(self.training.seed)
+            self.save()
 
-        learned = sum(row.learned for rows in micro_batches for row in rows)
-        weight = sum(self.task.weight(row) for rows in micro_batches for row in rows)
-        total = 0.0
-        for rows in micro_batches:
-            with self.autocast:
-                loss = self.task.loss(self.model, rows) / weight
-            total += loss.item()
-            penalty = self.method.penalty(self.model)
-            if penalty is not None:
-                loss = loss + penalty / len(micro_batches)
-            loss.backward()
-        trainable = [p for p in self.model.parameters() if p.requires_grad]
-        norm = float(clip_grad_norm_(trainable, self.training.max_grad_norm))
-        if not math.isfinite(total + norm):
-            raise VerificationError(
-                f"The loss became {total} and its gradient's norm {norm} at step {number}, so the "
-                "run was stopped and nothing published. Lower training.learning_rate or "
-                "training.max_grad_norm."
-            )
-        self.optimizer.step()
+    def show(self) -> None:
+        """The bar of training, where it stands."""
+        self.watcher.phase("training", self.total)
+        self.watcher.advance(self.step)
+
+    def one_step(self, number: int, rows: Sequence[Example]) -> None:
+        """One optimizer step on the gradient of these rows' weighted mean loss (nats)."""
+        import torch
+
+        weight = sum(self.task.weight(row) for row in rows)
+        loss = self.gradients(rows, weight)
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.training.max_grad_norm)
+        self.window.add(number, rows, weight, torch.stack([loss, norm]))
+        self.figures: dict[str, float] = {}
+        if self.device.type == "cpu" or self.due(number):  # a GPU need not wait for us
+            self.figures = self.window.read(scaled=self.scaler.is_enabled())
+        self.figures["learning_rate"] = self.schedule.get_last_lr()[0]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.schedule.step()
         self.method.after_step(self.model, number)
         self.optimizer.zero_grad(set_to_none=True)
         self.step = number
-        return total, learned, norm
 
-    def report(self, number: int, window: "Window") -> "Window":
-        """Show and log figures; returns the window that the next step is averaged in."""
-        rate = self.schedule.get_last_lr()[0]
-        self.watcher.advance(1, loss=window.loss, learning_rate=rate)
-        if number % self.training.log_every == 0 or number == self.total:
-            self.run.append_metrics({"step": number, "learning_rate": rate, **window.figures()})
-            window = Window()
-        if number % self.training.checkpoint_every == 0 and number < self.total:
-            self.save()
-        return window
+    def gradients(self, rows: Sequence[Example], weight: float) -> "torch.Tensor":
+        """Fill the gradients of all processes' rows; returns the loss.
 
-    def save(self) -> None:
-        """Write a checkpoint from which `load` goes on as if nothing had happened."""
-        import torch
-
-        adapter = {n: p.detach() for n, p in self.model.named_parameters() if p.requires_grad}
-        self.run.save_checkpoint(
-            {
-                "inputs": self.inputs,
-                "step": self.step,
-                "adapter": adapter,
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
-                "method": self.method.state(self.model),
-                "random": torch.get_rng_state(),
-                "random_on_gpu": torch.cuda.get_rng_state_all(),
-            }
-        )
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint.
-
-        Raises:
-            ConfigError: it is of a run on another base or other rows.
+        Where memory runs out, all begin the step again with smaller micro-batches.
         """
         import torch
 
-        if state["inputs"] != self.inputs:
-            raise ConfigError(
-                f"{self.run.path} was trained on another base or other rows than those here now. "
-                "Bring those back, or start the run anew."
+        random = random_state()
+        while True:
+            loss, trouble = self.attempt(rows, weight)
+            if not self.processes.any(bool(trouble)):
+                break
+            self.halve(trouble)
+            set_random_state(random)
+        if self.processes.count > 1:
+            for parameter in self.trained.values():
+                if parameter.grad is None:  # this process had no row
+                    parameter.grad = torch.zeros_like(parameter)
+            self.processes.add_up(
+                [loss, *(p.grad for p in self.trained.values() if p.grad is not None)]
             )
-        parameters = dict(self.model.named_parameters())
-        with torch.no_grad():
-            for name, value in state["adapter"].items():
-                parameters[name].copy_(value)
+        return loss
+
+    def attempt(self, rows: Sequence[Example], weight: float) -> "tuple[torch.Tensor, str]":
+        """The loss of this process' rows, and in what words memory ran out, if it did."""
+        import torch
+
+        try:
+            return self.backward(rows, weight), ""
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return torch.zeros((), device=self.device), str(error) or type(error).__name__
+
+    def backward(self, rows: Sequence[Example], weight: float) -> "torch.Tensor":
+        """Add the gradients of this process' rows; returns their part of the loss."""
+        import torch
+
+        total = torch.zeros((), device=self.device)
+        for micro_batch in self.processes.share(cut(rows, self.micro_batch)):
+            with self.autocast:
+                loss = self.task.loss(self.model, micro_batch) / weight
+            self.scaler.scale(loss).backward()
+            total += loss.detach()
+        penalty = self.method.penalty(self.model) if self.processes.main else None
+        if penalty is not None:
+            self.scaler.scale(penalty).backward()
+        return total
+
+    def halve(self, trouble: str) -> None:
+        """Let fewer rows through the model at once.
+
+        Raises:
+            DoesNotFit: there is only one, or the run was told to stop.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        give_back()
+        before, self.micro_batch = self.micro_batch, next_smaller(self.micro_batch)
+        trouble = trouble.splitlines()[0] if trouble else "another process had no more"
+        if before == 1 or self.training.out_of_memory == "stop":
+            way_out = "" if before == 1 else "Set training.out_of_memory=halve. "
+            raise DoesNotFit(
+                f"Memory ran out at step {self.step + 1} with {before} "
+                f"{'rows' if before > 1 else 'row'} at once ({trouble}). {way_out}"
+                + remedies(self.training)
+            )
+        self.tell(
+            "out_of_memory",
+            f"Memory ran out at step {self.step + 1} with {before} rows at once, so from here on "
+            f"micro-batches have {self.micro_batch} and a step {self.accumulation} of them: the "
+            f"same rows, the same result up to rounding ({trouble}).",
+        )
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of a step and process, as they are now."""
+        return rows_in_step(self.training) // self.micro_batch
+
+    def due(self, step: int) -> bool:
+        """Whether something is written or measured after this step."""
+        intervals = (self.training.log_every, self.training.checkpoint_every, self.every)
+        return step == self.total or any(n and step % n == 0 for n in intervals)
+
+    def report(self) -> None:
+        """After a step: show and log its figures, measure, save."""
+        step, before = self.step, time.perf_counter()
+        self.seconds = before - self.started
+        figures = self.figures | {
+            "seconds": self.seconds,
+            "memory_bytes": memory_in_use(self.device),
+        }
+        self.watcher.advance(1, **figures)
+        if step % self.training.log_every == 0 or step == self.total:
+            row = {"step": step, "epoch": step / self.steps_in_epoch, **figures}
+            for observer in self.observers:
+                observer.row(row)
+            self.window = Window()
+        best = self.every and (step % self.every == 0 or step == self.total) and self.measure()
+        if best or step % self.training.checkpoint_every == 0:
+            self.save()
+        self.window.since += time.perf_counter() - before  # is no time of training
+
+    def measure(self) -> bool:
+        """Measure on the held-out rows; returns whether the run was never better."""
+        with undisturbed():
+            scores = self.processes.from_main(dict(self.evaluate()))
+        for observer in self.observers:
+            observer.row({"step": self.step, **{f"eval.{n}": s for n, s in scores.items()}})
+        self.show()
+        if not self.method.settled(self.model, self.step):
+            return False
+        best = self.best.hear(self.step, scores)
+        if best:
+            self.tell("best", f"{self.best} is the best so far.", quietly=True)
+        if self.best.patience_is_over:
+            self.tell(
+                "early_stop",
+                f"Stopped at step {self.step} of {self.total}: {self.best.waited} measurements in "
+                f"a row were not better than {self.best}.",
+            )
+        return best
+
+    def take_best(self) -> None:
+        """Put the weights of the best measurement into the model, if they are not there."""
+        if self.best.step in (None, self.step):
+            return
+        state = self.checkpoint(self.best.step)
+        self.put(state)
+        self.watcher.say(f"The adapter is the best one measured: {self.best}.")
+
+    def tell(self, kind: str, sentence: str, *, quietly: bool = False) -> None:
+        """Something that the run's record keeps, and, unless quietly, its watcher shows."""
+        if not quietly:
+            self.watcher.say(sentence)
+        for observer in self.observers:
+            observer.event(kind, self.step, sentence)
+
+    def save(self) -> None:
+        """Write a checkpoint from which `resume` goes on as if nothing had happened."""
+        if self.saved == self.step:
+            return
+        random = self.processes.gather(random_state())
+        self.saved = self.step
+        state = {
+            "inputs": self.inputs,
+            "processes": self.processes.count,
+            "step": self.step,
+            "seconds": self.seconds,
+            "micro_batch": self.micro_batch,
+            "best": self.best.state(),
+            "adapter": {name: p.detach() for name, p in self.trained.items()},
+            "method": self.method.state(self.model),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random": random,
+        }
+        if self.processes.main:
+            self.checkpoints.save(self.step, self.best.step, state)
+
+    def checkpoint(self, step: int | None = None) -> dict[str, Any]:
+        """The checkpoint of a step, or the newest, as the main process has it."""
+        read = self.checkpoints.newest if step is None else lambda: self.checkpoints.load(step)
+        return self.processes.from_main(read() if self.processes.main else {})
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint.
+
+        Raises:
+            ConfigError: it is of another base, other rows, or more or fewer processes.
+        """
+        state = self.checkpoint()
+        self.check(state)
+        self.put(state)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.best.restore(state["best"])
+        self.step = self.saved = state["step"]
+        self.seconds, self.micro_batch = state["seconds"], state["micro_batch"]
+        set_random_state(state["random"][self.processes.index])
+        self.tell("resume", f"Going on from step {self.step} of {self.total}.")
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint that this run could not have written."""
+        folder = self.checkpoints.folder
+        if state["inputs"] != self.inputs:
+            raise ConfigError(
+                f"{folder} was trained on another base or other rows than those here now. "
+                "Bring those back, or start the run anew."
+            )
+        if state["processes"] != self.processes.count:
+            raise ConfigError(
+                f"{folder} was trained by {state['processes']} processes and now there are "
+                f"{self.processes.count}, so steps would have other rows. Launch as many as before."
+            )
+
+    def put(self, state: Mapping[str, Any]) -> None:
+        """Take over the weights of a checkpoint, and what the method knows of them."""
+        import torch
+
+        with torch.no_grad():
+            for name, value in state["adapter"].items():
+                self.trained[name].copy_(value)
         self.method.restore(self.model, state["method"])
-        torch.set_rng_state(state["random"])
-        torch.cuda.set_rng_state_all(state["random_on_gpu"])
-        self.step = state["step"]
+
+    def outcome(self) -> dict[str, Any]:
+        """What a manifest says of how it went, where that is not what was configured."""
+        outcome: dict[str, Any] = {}
+        if self.processes.count > 1:
+            outcome["processes"] = self.processes.count
+        if self.micro_batch != self.training.batch_size:
+            outcome |= {"batch_size": self.micro_batch, "accumulation": self.accumulation}
+        if self.step < self.total:
+            outcome["steps"] = self.step
+        if self.best.step is not None:
+            outcome["best"] = self.best.told()
+        return outcome
 
     def interrupted(self) -> Interrupted:
         return Interrupted(
             f"Interrupted at step {self.step} of {self.total}; nothing was published. "
-            f"Go on with: adapters train --resume {self.run.path}"
+            f"Go on with: adapters train --resume {self.checkpoints.folder}"
         )
-
-
-class StopSignals:
-    """Lets the step in hand end before Ctrl-C or SIGTERM stops the run; a second stops at once."""
-
-    def __init__(self) -> None:
-        self.received = False
-        self.before: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopSignals":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self.receive)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def receive(self, number: int, frame: object) -> None:
-        if self.received:
-            raise KeyboardInterrupt
-        self.received = True
-
-
-class Window:
-    """Averages since the last row of metrics."""
-
-    def __init__(self) -> None:
-        self.losses, self.tokens, self.norm = 0.0, 0, 0.0
-        self.since = time.perf_counter()
-
-    def add(self, loss: float, tokens: int, norm: float) -> None:
-        self.losses += loss * tokens
-        self.tokens += tokens
-        self.norm = norm
-
-    @property
-    def loss(self) -> float:
-        return self.losses / max(1, self.tokens)
-
-    def figures(self) -> dict[str, float]:
-        return {
-            "loss": self.loss,
-            "grad_norm": self.norm,
-            "learned_tokens_per_second": self.tokens / (time.perf_counter() - self.since),
-        }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from adaptery.config import Config, Layer, resolve
 from adaptery.trainers.config import LoraSettings, TrainingConfig
+from adaptery.trainers.optimizers import decay_groups, make_optimizer
 
 if TYPE_CHECKING:
     import torch
@@ -129,11 +130,8 @@ class Method:
     def optimizer(
         self, model: "PeftModel", rate: float, training: TrainingConfig
     ) -> "torch.optim.Optimizer":
-        """AdamW over the trainable parameters."""
-        import torch
-
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        return torch.optim.AdamW(parameters, lr=rate, weight_decay=training.weight_decay)
+        """The optimizer that `training` names, over the trainable parameters."""
+        return make_optimizer(decay_groups(model.parameters(), training), training, rate)
 
     def penalty(self, model: "PeftModel") -> "torch.Tensor | None":
         """A term that is added to the loss, a scalar tensor, if the method has one."""
@@ -141,6 +139,10 @@ class Method:
 
     def after_step(self, model: "PeftModel", step: int) -> None:
         """Called after optimizer step `step` (from 1), gradients still there."""
+
+    def settled(self, model: "PeftModel", step: int) -> bool:
+        """Whether what is trained has its final shape; no earlier checkpoint can be the best."""
+        return True
 
     def state(self, model: "PeftModel") -> dict[str, Any]:
         """What a checkpoint must keep beside weights and optimizer: tensors, numbers, strings."""

@@ -13,15 +13,22 @@ INCIDENTAL = {"name", "base", "revision", "method", "runs", "report_to"}
 
 
 def make_manifest(
-    work: Work, scores: dict[str, float], probe: tuple[ProbePrompt, ...]
+    work: Work,
+    scores: dict[str, float],
+    probe: tuple[ProbePrompt, ...],
+    outcome: dict[str, Any],
 ) -> Manifest:
-    """What there is to say of the result, its files excepted."""
+    """What there is to say of the result, its files excepted.
+
+    Args:
+        outcome: how training went where that is not what was configured, such as the best step.
+    """
     template = work.template
     return Manifest(
         files=(),
         base=work.base.identity,
         method=work.settings.method,
-        config=recorded(work),
+        config=recorded(work) | ({"outcome": outcome} if outcome else {}),
         data_digest=work.train.digest,
         template_digest=sha256_of(template.encode()) if template else None,
         tokenizer_digest=work.base.tokenizer_digest,

@@ -1,7 +1,6 @@
-"""The folder that a run leaves: configuration, status, metrics, checkpoint, plots, adapter."""
+"""The folder that a run leaves: configuration, status, metrics, checkpoints, plots, adapter."""
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +12,7 @@ import yaml
 
 from adaptery.config import Resolved
 from adaptery.errors import ConfigError, Interrupted
+from adaptery.trainers.checkpoints import Checkpoints
 from adaptery.trainers.config import RunConfig
 from adaptery.trainers.watching import journal
 from adaptery.trainers.watching.status import Status, alive, read_status, write_status
@@ -24,7 +24,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.adapter = path / "adapter"
-        self.checkpoint = path / "checkpoint.pt"
+        self.checkpoints = Checkpoints(path)
 
     @classmethod
     def create(cls, config: Resolved[RunConfig]) -> "RunDirectory":
@@ -58,7 +58,7 @@ class RunDirectory:
         run = cls(path)
         if not (path / "config.yaml").is_file():
             raise ConfigError(f"{path} is no run directory: it has no config.yaml.")
-        if not run.checkpoint.is_file():
+        if not run.checkpoints.steps():
             raise ConfigError(f"{path} has no checkpoint to go on from; start the run anew.")
         return run
 
@@ -72,7 +72,7 @@ class RunDirectory:
             try:
                 yield
             except KeyboardInterrupt:
-                if not self.checkpoint.is_file():
+                if not self.checkpoints.steps():
                     raise
                 raise Interrupted(
                     "Interrupted; nothing was published. "
@@ -129,35 +129,6 @@ class RunDirectory:
     def write_result(self, result: dict[str, Any]) -> None:
         """What was measured, for scripts."""
         (self.path / "result.json").write_text(json.dumps(result, indent=2) + "\n")
-
-    def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint; a crash leaves the old one or the new one, whole."""
-        import torch
-
-        partial = self.checkpoint.with_suffix(".partial")
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.checkpoint)
-
-    def load_checkpoint(self) -> dict[str, Any]:
-        """The last checkpoint. Nothing in it is executed.
-
-        Raises:
-            ConfigError: it cannot be read.
-        """
-        import torch
-
-        try:
-            state: dict[str, Any] = torch.load(
-                self.checkpoint, weights_only=True, map_location="cpu"
-            )
-        except Exception as error:
-            raise ConfigError(
-                f"The checkpoint {self.checkpoint} cannot be read: {error}"
-            ) from error
-        return state
 
     def plot(self) -> None:
         """Draw loss and learning rate over the steps into `loss.png`."""

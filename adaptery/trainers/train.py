@@ -3,6 +3,8 @@
 import resource
 import sys
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,10 @@ from typing import Any
 from adaptery.config import Resolved
 from adaptery.trainers.bake import settle, trainable_parameters
 from adaptery.trainers.config import RunConfig
+from adaptery.trainers.encoding import Example
 from adaptery.trainers.evaluation.scoring import Evaluation
 from adaptery.trainers.probe import record_probe
+from adaptery.trainers.processes import Processes
 from adaptery.trainers.record import make_manifest
 from adaptery.trainers.run_directory import RunDirectory
 from adaptery.trainers.watching import Silent, Watcher
@@ -29,6 +33,8 @@ class TrainingResult:
     manifest: Manifest
     evaluation: Evaluation
     """What the adapter said to the held-out rows."""
+    held_out: list[Example]
+    """Those rows."""
     trainable_parameters: int
     seconds: float
     peak_memory: int
@@ -53,17 +59,21 @@ def train(
         Interrupted: by the user; the message says how to go on.
         VerificationError: the run went wrong in a way that its result would hide.
     """
-    interrupted = RunDirectory.reopen(resume) if resume else None
-    work = Work.gather(config.value, parts, watcher or Silent())
+    processes = Processes()
+    watcher = watcher if watcher and processes.main else Silent()
+    interrupted = RunDirectory.reopen(resume) if resume and processes.main else None
+    work = Work.gather(config.value, parts, watcher)
     started = time.perf_counter()
     base = work.prepare()
-    run = interrupted or RunDirectory.create(config)
+    run = shared(lambda: interrupted or RunDirectory.create(config), processes)
     work.watcher.say(f"Run directory: {run.path}")
-    with run.resumable():
+    with run.resumable() if processes.main else nullcontext():
         scores = work.measure_base(base)
         model = work.adapt(base)
-        work.fit(model, run, resume=interrupted is not None)
+        outcome = work.fit(model, run, resume=resume is not None)
         evaluation = work.measure(model, "evaluating the adapter")
+        if not processes.end():
+            sys.exit()  # what is left to do is done by the main process
         made = write(work, model, run)
         parameters = trainable_parameters(model)
         del model, base  # the probe needs the memory for the plain base
@@ -73,14 +83,20 @@ def train(
     result = TrainingResult(
         run=run.path,
         adapter=made,
-        manifest=make_manifest(work, scores | evaluation.metrics, probe),
+        manifest=make_manifest(work, scores | evaluation.metrics, probe, outcome),
         evaluation=evaluation,
+        held_out=work.tests,
         trainable_parameters=parameters,
         seconds=time.perf_counter() - started,
         peak_memory=peak_memory(),
     )
     run.write_result(summary(result))
     return result
+
+
+def shared(make: Callable[[], RunDirectory], processes: Processes) -> RunDirectory:
+    """The run directory that the main process makes, known to all."""
+    return RunDirectory(Path(processes.from_main(str(make().path) if processes.main else "")))
 
 
 def write(work: Work, model: Any, run: RunDirectory) -> Path:

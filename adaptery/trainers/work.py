@@ -1,12 +1,13 @@
 """What a run works with, and the pieces of work: prepare, measure, fit."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from adaptery.base_model import LocalBase, open_base
 from adaptery.trainers.audit import Part, Rules, audit, within
 from adaptery.trainers.config import RunConfig
+from adaptery.trainers.control import Best
 from adaptery.trainers.data.reading import read_rows
 from adaptery.trainers.data.rows import Dataset, Format
 from adaptery.trainers.encoding import Example
@@ -17,14 +18,17 @@ from adaptery.trainers.evaluation.scoring import (
     evaluate,
     wanted_metrics,
 )
-from adaptery.trainers.loading import add_adapter, load_base, precision
-from adaptery.trainers.loop import Loop, count_steps, rate_factor
+from adaptery.trainers.loading import add_adapter, arithmetic, load_base
+from adaptery.trainers.loop import Loop
 from adaptery.trainers.method import Method
+from adaptery.trainers.optimizers import check_training, make_schedule
+from adaptery.trainers.processes import Processes
 from adaptery.trainers.run_directory import RunDirectory
+from adaptery.trainers.steps import count_steps
 from adaptery.trainers.tasks.base import Task
 from adaptery.trainers.tasks.forward import Forward
 from adaptery.trainers.tasks.making import make_task
-from adaptery.trainers.watching import Watcher
+from adaptery.trainers.watching import Watcher, make_observers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,6 +56,7 @@ class Work:
     held_out: Dataset | None
     examples: list[Example]
     tests: list[Example]
+    processes: Processes = field(default_factory=Processes)
 
     @classmethod
     def gather(cls, settings: RunConfig, parts: Parts, watcher: Watcher) -> "Work":
@@ -60,7 +65,9 @@ class Work:
         Raises:
             DataError: the rows must not be trained on.
             BaseNotFound: there is no such base.
+            ConfigError: optimizer, schedule or precision cannot be had here.
         """
+        check_training(settings.training)
         data = settings.data
         train = read_rows(data.train, data, parts.formats)
         held_out = read_rows(data.eval, data, parts.formats) if data.eval else None
@@ -86,7 +93,7 @@ class Work:
     @property
     def steps(self) -> int:
         """Optimizer steps of the whole run."""
-        return count_steps(len(self.examples), self.settings.training)
+        return count_steps(len(self.examples), self.settings.training, self.processes.count)
 
     @property
     def template(self) -> str | None:
@@ -113,33 +120,38 @@ class Work:
         """Put a fresh adapter on the base."""
         return add_adapter(model, self.task, self.parts.method, self.settings, self.steps)
 
-    def fit(self, model: Any, run: RunDirectory, *, resume: bool) -> None:
-        """Train, from the checkpoint if there is one to resume from."""
-        import torch
-
-        training, method, total = self.settings.training, self.parts.method, self.steps
-        low = precision(training.precision) == torch.bfloat16
-        optimizer = method.optimizer(
-            model, training.learning_rate or method.learning_rate, training
-        )
+    def fit(self, model: Any, run: RunDirectory, *, resume: bool) -> dict[str, Any]:
+        """Train, from the newest checkpoint if resumed; returns what a manifest says of it."""
+        training, evaluation = self.settings.training, self.settings.evaluation
+        method = self.parts.method
+        rate = training.learning_rate or method.learning_rate
+        optimizer = method.optimizer(model, rate, training)
+        autocast, scaler = arithmetic(training.precision, model.device.type)
+        run.checkpoints.keep = training.keep_checkpoints
+        main = self.processes.main
         loop = Loop(
             model=model,
             method=method,
             task=self.task,
             optimizer=optimizer,
-            schedule=torch.optim.lr_scheduler.LambdaLR(
-                optimizer, lambda step: rate_factor(step, total, training)
-            ),
-            autocast=torch.autocast(model.device.type, torch.bfloat16, enabled=low),
+            schedule=make_schedule(optimizer, training, self.steps),
+            autocast=autocast,
+            scaler=scaler,
+            processes=self.processes,
             training=training,
-            run=run,
+            checkpoints=run.checkpoints,
             watcher=self.watcher,
-            total=total,
+            observers=make_observers(self.settings, run, self.watcher) if main else (),
+            total=self.steps,
             inputs=f"{self.base.identity.digest} {self.train.digest}",
+            best=Best(evaluation.best, evaluation.patience),
+            evaluate=lambda: self.measure(model).metrics,
+            every=evaluation.every,
         )
         if resume:
-            loop.load(run.load_checkpoint())
+            loop.resume()
         loop.fit(self.examples)
+        return loop.outcome()
 
     def measure_base(self, model: "PreTrainedModel") -> dict[str, float]:
         """The untuned base's scores on the held-out rows, as `base.loss` and so on.

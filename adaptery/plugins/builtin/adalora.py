@@ -90,6 +90,11 @@ class AdaLora(Method):
     def after_step(self, model: "PeftModel", step: int) -> None:
         model.base_model.update_and_allocate(step)
 
+    def settled(self, model: "PeftModel", step: int) -> bool:
+        """After the last pruning every layer has the rank that it keeps."""
+        config = model.peft_config["default"]
+        return bool(step >= config.total_step - config.tfinal)
+
     def state(self, model: "PeftModel") -> dict[str, Any]:
         allocator = model.base_model.rankallocator
         return {

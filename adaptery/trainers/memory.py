@@ -1,0 +1,53 @@
+"""Memory: how much is in use, how it is told that there was too little, what can be done then."""
+
+import gc
+import re
+from typing import TYPE_CHECKING
+
+from adaptery.trainers.config import TrainingConfig
+
+if TYPE_CHECKING:
+    import torch
+
+TOLD = re.compile(  # by libraries that raise a plain RuntimeError
+    r"out of memory|can't allocate memory|not enough memory|std::bad_alloc|could not create a "
+    r"memory|cannot allocate memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED",
+    re.IGNORECASE,
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, be it torch's, Python's or bitsandbytes'."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and bool(TOLD.search(str(error)))
+
+
+def give_back() -> None:
+    """Return memory that nothing refers to any more."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def memory_in_use(device: "torch.device") -> int:
+    """Bytes now: the GPU allocator's, or the process' where there is no GPU."""
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated())
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def remedies(training: TrainingConfig) -> str:
+    """What needs less memory than what was tried."""
+    recompute = "" if training.gradient_checkpointing else "set training.gradient_checkpointing, "
+    exact = "set training.precision=bf16, " if training.precision == "fp32" else ""
+    ways = f"{recompute}{exact}shorten data.max_length, adapt fewer lora.targets, or hold the base "
+    return f"{ways[:1].upper()}{ways[1:]}in 4 bits with the method qlora."
