@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from adaptery.errors import UsageError, VerificationError
 from adaptery.types import Manifest, Value
@@ -24,14 +24,14 @@ class Classification(Value):
     """Classes in order, and how a model is asked for one.
 
     `words` maps each label to the word by which a decoder tells it; a head needs none.
-    `instruction` is the system message that asks a decoder, empty if the text alone is the question;
-    it is None where the rows were chats that each asked in their own way.
+    `instruction` is the system message that asks a decoder, empty if the text alone is the
+    question; it is None where the rows were chats that each asked in their own way.
     """
 
     kind: Literal["classify", "pair"]
     way: Literal["words", "head"]
     labels: tuple[str, ...]
-    words: dict[str, str] = {}
+    words: dict[str, str] = Field(default={})
     instruction: str | None = None
 
     @classmethod

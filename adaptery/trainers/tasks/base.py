@@ -45,7 +45,7 @@ class Task:
     def encode(
         self, rows: Sequence[Row], advance: Callable[[int], None] = lambda rows: None
     ) -> list[Example]:
-        """Rows as the model sees them. Raises `DataError` for rows that this task has no use for."""
+        """Rows as the model sees them. Raises `DataError` for rows that it has no use for."""
         raise NotImplementedError
 
     def weight(self, row: Example) -> float:

@@ -35,7 +35,7 @@ def label_of(row: Row, kind: str) -> str:
 
 
 def texts_of(row: Row) -> tuple[str, ...]:
-    """What a head is shown of a row: the texts, or of a chat what the user says before the label."""
+    """What a head is shown of a row: the texts, or of a chat what the user says in it."""
     if isinstance(row, Labelled):
         return row.texts
     assert isinstance(row, Conversation)  # label_of has refused the others
@@ -74,9 +74,7 @@ def find_classes(settings: TaskConfig, rows: Sequence[Row]) -> Classification:
     )
 
 
-def instruction_of(
-    settings: TaskConfig, words: dict[str, str], rows: Sequence[Row]
-) -> str | None:
+def instruction_of(settings: TaskConfig, words: dict[str, str], rows: Sequence[Row]) -> str | None:
     """What asks for the class beside the texts: as given, the default, or what all chats say.
 
     Raises:
@@ -148,7 +146,9 @@ def check_labels(rows: Sequence[Row], found: Sequence[str], labels: tuple[str, .
         )
 
 
-def class_weights(settings: TaskConfig, classes: Classification, rows: Sequence[Row]) -> list[float]:
+def class_weights(
+    settings: TaskConfig, classes: Classification, rows: Sequence[Row]
+) -> list[float]:
     """What each class counts for in the loss, 1 on average over the rows.
 
     `auto` is inverse frequency, so that all classes together count alike and the rare ones are not

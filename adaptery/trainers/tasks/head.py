@@ -46,7 +46,9 @@ class Head(Task):
             chunk = slice(start, start + CHUNK)
             examples += self.encode_chunk(rows[chunk], numbers[chunk])
             advance(len(rows[chunk]))
-        self.check_lengths(examples)
+        empty = [row.origin for row in examples if not row.ids]
+        if empty:
+            raise DataError(summarize(f"{len(empty)} row(s) have no token at all:", empty))
         return examples
 
     def encode_chunk(self, rows: Sequence[Row], numbers: Sequence[int]) -> list[Example]:
@@ -73,24 +75,6 @@ class Head(Task):
             )
         ]
 
-    def check_lengths(self, examples: Sequence[Example]) -> None:
-        """Refuse rows of no token, and of more than the tokenizer says the model can take."""
-        most = self.forward.tokenizer.model_max_length
-        wrong = [
-            f"{row.origin}: {len(row.ids)} tokens."
-            for row in examples
-            if not 0 < len(row.ids) <= most
-        ]
-        if wrong:
-            raise DataError(
-                summarize(
-                    f"{len(wrong)} row(s) have no token at all, or more than the {most} that this "
-                    "base has positions for. Shorten them, or leave them out with "
-                    f"data.too_long=drop and data.max_length={most}:",
-                    wrong,
-                )
-            )
-
     def weight(self, row: Example) -> float:
         return 1.0
 
@@ -113,7 +97,7 @@ class Head(Task):
 
         device = next(model.parameters()).device
         width = -(-max(len(row.ids) for row in rows) // WIDTH) * WIDTH
-        width = min(width, self.forward.tokenizer.model_max_length)
+        width = min(width, self.forward.tokenizer.model_max_length)  # no more positions than that
 
         def padded(values: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
             whole = [[*one, *[filler] * (width - len(one))] for one in values]

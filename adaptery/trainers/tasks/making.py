@@ -1,4 +1,4 @@
-"""The task that a configuration means, with nothing left open; or that a version was trained for."""
+"""The task that a configuration means, or that a version was trained for."""
 
 from collections.abc import Sequence
 

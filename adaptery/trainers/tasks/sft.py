@@ -36,9 +36,7 @@ class Sft(Task):
 
         losses, index = self.forward.token_losses(model, rows)
         sums = torch.zeros(len(rows)).index_add_(0, index.cpu(), losses.cpu())
-        texts = (
-            self.forward.greedy_answers(model, rows, generate) if generate else [""] * len(rows)
-        )
+        texts = self.forward.greedy_answers(model, rows, generate) if generate else [""] * len(rows)
         return [
             Answer(text, loss, row.learned)
             for text, loss, row in zip(texts, sums.tolist(), rows, strict=True)

@@ -42,25 +42,16 @@ class LabelWords(Task):
         self.settings, self.classes, self.labels = settings, classes, classes.labels
         self.weights, self.offsets = weights, offsets
         self.encoder = Encoder(forward.tokenizer)
-        check_label_words(classes.words, dict(zip(self.labels, self.word_tokens, strict=True)))
+        tokens = {label: self.tokens_of(classes.words[label]) for label in self.labels}
+        check_label_words(classes.words, tokens, self.tokens_of)
+        self.tree = WordTree(tuple(tokens.values()))
+        self.length = len(self.tree.words[0])  # in tokens, of every label word
 
-    @cached_property
-    def word_tokens(self) -> list[tuple[int, ...]]:
-        """Each label word's tokens, as they follow the opened assistant's turn."""
-        question = Message("user", self.classes.question(("text",) * self.classes.texts))
-        answers = [Message("assistant", self.classes.words[label]) for label in self.labels]
-        chats = [Conversation((question, answer), "task.words") for answer in answers]
-        return [learned_tokens(self.encoder.encode(chat))[:-1] for chat in chats]
-
-    @cached_property
-    def tree(self) -> WordTree:
-        """The choices between label words."""
-        return WordTree(tuple(self.word_tokens))
-
-    @property
-    def length(self) -> int:
-        """Tokens of a label word."""
-        return len(self.word_tokens[0])
+    def tokens_of(self, word: str) -> tuple[int, ...]:
+        """A word's tokens, as they follow the opened assistant's turn."""
+        asked = Message("user", self.classes.question(("text",) * self.classes.texts))
+        chat = Conversation((asked, Message("assistant", word)), "task.words")
+        return learned_tokens(self.encoder.encode(chat))[:-1]
 
     def chat(self, row: Row, label: int) -> Conversation:
         """The row as a conversation that ends with the word of its class."""
@@ -91,8 +82,8 @@ class LabelWords(Task):
         word = self.tree.words[example.label or 0]
         if learned[:-1] != word:
             raise DataError(
-                f"{example.origin}: the label word becomes the tokens {list(learned[:-1])} here and "
-                f"{list(word)} elsewhere, so it could not be compared. Choose another in task.words."
+                f"{example.origin}: the label word becomes the tokens {list(learned[:-1])} here "
+                f"and {list(word)} elsewhere. Choose another with task.words."
             )
         masked = (IGNORED,) * len(example.prompt), (IGNORED,) * (len(example.ids) - end)
         return replace(example, labels=(*masked[0], *learned, *masked[1]))
