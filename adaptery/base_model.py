@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 INCIDENTAL = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
 SAMPLE = 4096  # bytes read of each end of each tensor for the digest
 WEIGHTS = "*.safetensors"
-FILES = ["*.json", WEIGHTS, "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
+OUTLINE = ["*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
+FILES = [*OUTLINE, WEIGHTS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +140,20 @@ def open_tokenizer(base: str, revision: str | None = None) -> "PreTrainedTokeniz
     Raises:
         BaseNotFound: there is no such base, or no tokenizer in it.
     """
-    patterns = [pattern for pattern in FILES if pattern != WEIGHTS]
-    return read_tokenizer(find(base, revision, patterns)[0])
+    return read_tokenizer(find(base, revision, OUTLINE)[0])
+
+
+def outline_base(base: str, revision: str | None = None) -> LocalBase:
+    """The base without its weights, for what its configuration and tokenizer tell.
+
+    The digest of its identity is of the configuration alone, so it is no adapter's base.
+
+    Raises:
+        BaseNotFound: there is no such base, or it has no config.json.
+    """
+    directory, commit = find(base, revision, OUTLINE)
+    digest = hashlib.sha256(canonical_json(read_config(directory))).hexdigest()
+    return LocalBase(directory, BaseIdentity(id=base, revision=commit, digest=digest))
 
 
 def find(base: str, revision: str | None, patterns: list[str]) -> tuple[Path, str | None]:
