@@ -6,8 +6,17 @@ holds that each equals its command's own.
 
 SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Train": {
+        "data": ("data", "Check training data, and show it as the model will see it."),
         "train": ("train", "Train an adapter and publish it as the next version."),
         "methods": ("about", "List the training methods."),
+        "targets": (
+            "targets",
+            "List a base's linear layers, and what auto, all, attention and mlp mean for it.",
+        ),
+        "params": (
+            "targets",
+            "Count trainable parameters and bytes on disk for a ladder of ranks.",
+        ),
         "import": ("imports", "Check a PEFT adapter of any tool and keep it as the next version."),
     },
     "Look": {

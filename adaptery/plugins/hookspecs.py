@@ -45,7 +45,7 @@ def metrics() -> "Iterable[Spec]":  # type: ignore[empty-body]
 
 @hookspec
 def data_formats() -> "Iterable[Spec]":  # type: ignore[empty-body]
-    """Layouts of data files; `load()` returns a function of a path to a list of `Conversation`."""
+    """Layouts of rows; `load()` returns an `adaptery.trainers.data.rows.Format`."""
 
 
 @hookspec

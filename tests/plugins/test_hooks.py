@@ -4,6 +4,7 @@ A test of the hook `x` has a name that begins with `test_x_`; the last tests hol
 """
 
 import inspect
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -188,21 +189,28 @@ def test_data_formats_of_a_plugin_are_read(site: Site, tiny_base: Path, tmp_path
     source = """
     from adaptery.trainers.data.rows import Conversation, Message
 
-    def read(path):
-        pairs = (line.split(" -> ") for line in path.read_text().splitlines())
-        return [
-            Conversation((Message("user", q), Message("assistant", a)), f"{path}:{n}")
-            for n, (q, a) in enumerate(pairs, 1)
-        ]
+    class Arrows:
+        needs = "arrow (question -> answer)"
+
+        def recognizes(self, record):
+            return "arrow" in record
+
+        def parse(self, record, origin):
+            question, answer = record["arrow"].split(" -> ")
+            messages = Message("user", question), Message("assistant", answer)
+            return Conversation(messages, origin)
 
     @hookimpl
     def data_formats():
-        return [Spec("arrows", "question -> answer", lambda: read)]
+        return [Spec("arrows", "question -> answer", Arrows)]
     """
     site.install("arrows", source)
-    arguments = train(tiny_base, tmp_path, "--set", "data.format=arrows")
-    (tmp_path / "train.jsonl").write_text("the sky -> blue\nthe sun -> yellow\n")
+    rows = ({"arrow": "the sky -> blue"}, {"arrow": "the sun -> yellow"})
+    arguments = train(tiny_base, tmp_path)
+    (tmp_path / "train.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     assert done(*arguments).json["version"] == 1
+    report = done("data", "check", tmp_path / "train.jsonl", "--json").json
+    assert report["files"][0]["format"] == "arrows"
 
 
 def test_request_routers_of_a_plugin_choose_the_model(

@@ -62,8 +62,9 @@ def audit(parts: Sequence[Part], rules: Rules) -> AuditReport:
         findings += check_tokens(part, rules)
         findings += check_classes(part, rules, first=number == 0)
         findings += check_duplicates(part, rules)
-        findings += uneven_answers(part, rules)
-        rules = with_labels(rules, part)
+        if number == 0:
+            findings += uneven_answers(part, rules)
+            rules = with_labels(rules, part)
     for known, other in combinations(parts, 2):
         findings += check_leakage(known, other)
     findings.sort(key=lambda finding: finding.severity)  # errors come first in the alphabet too

@@ -4,11 +4,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from string import ascii_uppercase
 
+from adaptery.errors import DataError
 from adaptery.trainers.audit.parts import Part, Rules
 from adaptery.trainers.data.findings import DefectiveData, Finding
 from adaptery.trainers.encoding import IGNORED
 
 TokensOf = Callable[[str], tuple[int, ...]]
+CASES = (str.lower, str.capitalize, str.upper)
 
 
 def check_label_words(
@@ -31,9 +33,9 @@ def check_label_words(
     if not alike and len(lengths) == 1:
         return
     what = (
-        "Label words must be different tokens, or they cannot be told apart"
+        "label words are not all of different tokens, so they cannot be told apart."
         if alike
-        else "Label words must have equally many tokens, or the loss favours the short ones"
+        else "label words have unequally many tokens, so the loss favours the short ones."
     )
     found = suggest_words(words, tokens_of) if tokens_of else {}
     proposal = ", ".join(f"{label!r}: {word!r}" for label, word in found.items())
@@ -42,7 +44,7 @@ def check_label_words(
             Finding(
                 "label-words",
                 "error",
-                f"{what}.",
+                what,
                 f"These would do: task.words={{{proposal}}}."
                 if found
                 else "Choose other words with task.words, such as yes and no, or A, B and C.",
@@ -53,40 +55,25 @@ def check_label_words(
 
 
 def suggest_words(words: Mapping[str, str], tokens_of: TokensOf) -> dict[str, str]:
-    """Words of equally many tokens, as much like the given ones as there are; empty if none.
+    """Words of equally many tokens, no two the same; empty if none are found.
 
-    The given words in another case or cut short come first, then letters and numbers.
+    First the given ones all in another case, then letters, then numbers.
     """
-    variants = {label: variants_of(word) for label, word in words.items()}
-    known = {word: tokens_of(word) for some in variants.values() for word in some}
-    for length in sorted({len(ids) for ids in known.values()}):
-        chosen = choose({k: [w for w in v if len(known[w]) == length] for k, v in variants.items()})
-        if chosen and len({known[word] for word in chosen.values()}) == len(words):
-            return chosen
-    for series in (list(ascii_uppercase), [str(n) for n in range(len(words))]):
+    cases = [[change(word) for word in words.values()] for change in CASES]
+    for series in [*cases, list(ascii_uppercase), [str(number) for number in range(len(words))]]:
         chosen = dict(zip(words, series, strict=False))
-        ids = [tokens_of(word) for word in chosen.values()]
-        if len(ids) == len(words) == len(set(ids)) and len({len(i) for i in ids}) == 1:
+        ids = [tokens for word in chosen.values() if (tokens := tokens_or_none(word, tokens_of))]
+        if len(set(ids)) == len(words) and len(set(map(len, ids))) == 1:
             return chosen
     return {}
 
 
-def variants_of(word: str) -> list[str]:
-    """A word in other cases and its first parts, the likest first."""
-    cases = [word, word.lower(), word.capitalize(), word.upper()]
-    parts = [part for part in word.replace("-", " ").replace("_", " ").split() if part != word]
-    return list(dict.fromkeys([*cases, *parts]))
-
-
-def choose(candidates: Mapping[str, list[str]]) -> dict[str, str]:
-    """For each label its first candidate that no other label has; empty if one has none."""
-    chosen: dict[str, str] = {}
-    for label, some in candidates.items():
-        word = next((word for word in some if word not in chosen.values()), None)
-        if word is None:
-            return {}
-        chosen[label] = word
-    return chosen
+def tokens_or_none(word: str, tokens_of: TokensOf) -> tuple[int, ...]:
+    """A word's tokens; none if it cannot stand as an answer."""
+    try:
+        return tokens_of(word)
+    except DataError:
+        return ()
 
 
 def uneven_answers(part: Part, rules: Rules) -> Iterator[Finding]:

@@ -7,11 +7,16 @@ from typing import Any
 from adaptery.errors import brief
 
 
+class MissingColumn(ValueError):
+    """A record lacks a column that its format needs."""
+
+
 def need(record: Mapping[str, Any], column: str) -> Any:
     """A column's value."""
     if record.get(column) is None:
         state = "is empty" if column in record else "is missing"
-        raise ValueError(f"the column {column!r} {state}; there are: {', '.join(record)}.")
+        there = ", ".join(name for name, value in record.items() if value is not None)
+        raise MissingColumn(f"the column {column!r} {state}; there are: {there or 'none'}.")
     return record[column]
 
 

@@ -6,10 +6,13 @@ from typing import Any
 
 from adaptery.errors import DataError, UnknownName
 from adaptery.trainers.config import DataConfig
+from adaptery.trainers.data.columns import MissingColumn
 from adaptery.trainers.data.files import Defect, Records, read_file
+from adaptery.trainers.data.findings import DefectiveData, Finding, refuse
 from adaptery.trainers.data.hub import SCHEME, read_hub
-from adaptery.trainers.data.rows import Dataset, Format, Row, summarize
+from adaptery.trainers.data.rows import Dataset, Format, Row
 
+NAMING = "Give columns their names with data.columns, such as data.columns={text: sentence}."
 MOST_DEFECTS = 1000  # a file with more malformed rows is not read to its end
 
 
@@ -30,7 +33,7 @@ def read_rows(source: str, settings: DataConfig, formats: Mapping[str, Format]) 
         raise UnknownName("data format", settings.format, formats)
     name = "" if settings.format == "auto" else settings.format
     rows: list[Row] = []
-    defects: list[str] = []
+    defects: dict[str, list[str]] = {"malformed-row": [], "missing-column": []}
     for number, record in records_of(source):
         origin = f"{source}:{number}"
         try:
@@ -40,17 +43,28 @@ def read_rows(source: str, settings: DataConfig, formats: Mapping[str, Format]) 
         except ValueError as error:
             if isinstance(error, DataError):
                 raise
-            defects.append(f"{origin}: {error}")
-        if len(defects) == MOST_DEFECTS:
+            code = "missing-column" if isinstance(error, MissingColumn) else "malformed-row"
+            defects[code].append(f"{origin}: {error}")
+        if sum(map(len, defects.values())) == MOST_DEFECTS:
             break
-    if defects:
-        as_what = f" as {name}" if name else ""
-        raise DataError(
-            summarize(f"{len(defects)} malformed row(s) in {source}{as_what}:", defects)
-        )
+    refuse(defect_findings(source, name, defects))
     if not rows:
-        raise DataError(f"{source} holds no rows.")
+        raise DefectiveData([Finding("empty-file", "error", f"{source} holds no rows.", "")])
     return Dataset(source, name, rows)
+
+
+def defect_findings(source: str, name: str, defects: Mapping[str, list[str]]) -> list[Finding]:
+    """The defects of a file's rows, by kind."""
+    what = f"row(s) of {source} cannot be read" + (f" as {name}." if name else ".")
+    remedies = {
+        "malformed-row": "Correct or remove them.",
+        "missing-column": f"{NAMING} Or choose another format with data.format.",
+    }
+    return [
+        Finding(code, "error", what, remedies[code], tuple(places))
+        for code, places in defects.items()
+        if places
+    ]
 
 
 def records_of(source: str) -> Records:
@@ -66,7 +80,7 @@ def renamed(record: dict[str, Any] | Defect, columns: Mapping[str, str]) -> dict
         if theirs in record:
             record[ours] = record.pop(theirs)
         elif ours not in record:
-            raise ValueError(
+            raise MissingColumn(
                 f"there is no column {theirs!r}, which data.columns names as {ours!r}; "
                 f"there are: {', '.join(record)}."
             )
@@ -91,9 +105,8 @@ def detect(source: str, record: Mapping[str, Any], formats: Mapping[str, Format]
     raise DataError(
         "\n".join(
             [
-                f"{source} has the columns {', '.join(record)}, which fit no format. Give columns "
-                "their names with data.columns, such as data.columns={text: sentence}. The formats "
-                "need:",
+                f"{source} has the columns {', '.join(record)}, which fit no format. {NAMING} The "
+                "formats need:",
                 *(f"  {need}" for need in needs),
             ]
         )

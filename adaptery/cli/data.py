@@ -1,0 +1,303 @@
+"""`adapters data`: what training data holds, and what the model will see of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from adaptery.cli.context import (
+    json_option,
+    plugins,
+    print_json,
+    print_table,
+    stderr,
+    stdout,
+)
+from adaptery.cli.flags import config_flags, given
+from adaptery.config import Layer, read_assignments, read_environment, read_file, resolve
+from adaptery.errors import DataError, UsageError
+from adaptery.trainers.config import DataConfig, RunConfig, TaskConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from adaptery.trainers.audit import AuditReport
+    from adaptery.trainers.audit.statistics import Statistics
+    from adaptery.trainers.encoding import Example
+
+# Flag → dotted key of RunConfig, as in `adapters train`.
+FLAGS = {
+    "--base": "base",
+    "--revision": "revision",
+    "--task": "task.kind",
+    "--way": "task.way",
+    "--format": "data.format",
+    "--max-length": "data.max_length",
+}
+OPEN, CLOSE = "⟦", "⟧"  # around learned text where there is no colour
+LENGTHS = ("p50", "p95", "p99", "max")
+TOKEN_COLUMNS = [f"{name} " for name in ("tokens", "learned", *LENGTHS, "too long", "BOS", "end")]
+config_option = click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="A run's YAML file: its base, task and data options, and its files if none are given.",
+)
+set_option = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any option of data or task, such as data.columns={text: sentence}.",
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command was asked to look at, and how."""
+
+    sources: list[str]
+    data: DataConfig
+    task: TaskConfig | None
+    base: str
+    revision: str | None
+
+    def tokenizer(self) -> "PreTrainedTokenizerBase | None":
+        """The base's tokenizer, if a base is named. No weight is read."""
+        from adaptery.base_model import open_tokenizer
+
+        return open_tokenizer(self.base, self.revision) if self.base else None
+
+
+def ask(
+    sources: Sequence[str],
+    config: Path | None,
+    assignments: tuple[str, ...],
+    flags: Mapping[str, Any],
+) -> Asked:
+    """The files and options that are meant.
+
+    Raises:
+        ConfigError: a value is wrong.
+        UsageError: there is no file to look at.
+    """
+    if not sources and config is None:
+        raise UsageError("Name at least one data file, or a run's YAML file with --config.")
+    used, assigned = given(FLAGS, flags), read_assignments(assignments)
+    missing: dict[str, Any] = {"name": "data", "base": ""}  # what a run needs and a look does not
+    layers = [
+        Layer(missing | ({"data": {"train": sources[0]}} if sources else {}), {}),
+        read_file(config) if config else Layer({}, {}),
+        read_environment(RunConfig),
+        assigned,
+        used,
+    ]
+    run = resolve(RunConfig, layers).value
+    own = any("task" in layer.values for layer in layers)
+    files = list(sources) or [name for name in (run.data.train, run.data.eval) if name]
+    return Asked(files, run.data, run.task if own or config else None, run.base, run.revision)
+
+
+@click.group("data")
+def data_command() -> None:
+    """Check training data, and show it as the model will see it."""
+
+
+@data_command.command("check")
+@click.argument("files", nargs=-1, metavar="FILE…")
+@config_flags(RunConfig, FLAGS)
+@config_option
+@set_option
+@json_option
+def check_command(
+    files: tuple[str, ...],
+    config: Path | None,
+    assignments: tuple[str, ...],
+    as_json: bool,
+    **flags: Any,
+) -> int:
+    """Look for whatever would train a wrong model, or measure a right one wrongly.
+
+    The first FILE is what is trained on, the others what is measured on: JSON Lines, CSV, Parquet
+    or hf://ORG/NAME[@REVISION][:SPLIT]. With --base, or a --config that names one, rows are
+    tokenized too, without loading a weight. Without --task and --config the task is told by the
+    first file's columns. Exit code 3 means that there are errors.
+    """
+    from adaptery.cli.progress import Bars
+    from adaptery.trainers.audit.checking import Check
+
+    asked = ask(files, config, assignments, flags)
+    formats = plugins().load_all("data_formats")
+    with Bars(stderr()) as bars:
+        check = Check(asked.data, asked.task, formats, asked.tokenizer(), bars)
+        report = check.run(asked.sources)
+    if as_json:
+        print_json(report.as_data())
+    else:
+        show(report)
+    return DataError.exit_code if report.errors else 0
+
+
+def show(report: "AuditReport") -> None:
+    """A report for people."""
+    show_files(report.statistics)
+    show_classes(report.statistics)
+    if report.words:
+        rows = [(label, len(ids), list(ids)) for label, ids in report.words.items()]
+        print_table(["label", "tokens of its word ", "token ids"], rows)
+    console = stdout()
+    for finding in report.findings:
+        style = "red" if finding.severity == "error" else "yellow"
+        console.print(f"{finding.severity} {finding.code}: {finding}", style=style, soft_wrap=True)
+    errors, warnings = len(report.errors), len(report.warnings)
+    console.print(f"{errors} error(s), {warnings} warning(s)." if errors else "No error found.")
+
+
+def show_files(files: "Sequence[Statistics]") -> None:
+    """A line of figures for each file."""
+    columns = ["file", "format", "rows "]
+    rows: list[list[object]] = [[file.source, file.format, file.rows] for file in files]
+    if any(file.tokens for file in files):
+        columns += [
+            "tokens ",
+            "learned ",
+            "p50 ",
+            "p95 ",
+            "p99 ",
+            "max ",
+            "too long ",
+            "BOS ",
+            "end ",
+        ]
+        for file, row in zip(files, rows, strict=True):
+            row += token_cells(file)
+    print_table(columns, rows)
+
+
+def token_cells(file: "Statistics") -> list[object]:
+    """A file's figures of tokens; empty where it was not tokenized."""
+    figures = file.tokens
+    if figures is None:
+        return [None] * len(TOKEN_COLUMNS)
+    return [
+        f"{figures.tokens:,}",
+        f"{figures.learned_share:.1%}",
+        *(figures.lengths[name] for name in LENGTHS),
+        figures.too_long,
+        f"{figures.begin_share:.0%}",
+        f"{figures.end_share:.0%}",
+    ]
+
+
+def show_classes(files: "Sequence[Statistics]") -> None:
+    """How many rows of each class each file has."""
+    labels = list(dict.fromkeys(label for file in files for label in file.classes))
+    if not labels:
+        return
+    rows = [
+        [label, *(share(file.classes.get(label, 0), file.rows) for file in files if file.classes)]
+        for label in labels
+    ]
+    print_table(["class", *(f"{file.source} " for file in files if file.classes)], rows)
+
+
+def share(count: int, rows: int) -> str:
+    """A number of rows and what part of all that is."""
+    return f"{count} ({count / rows:.1%})"
+
+
+@data_command.command("preview")
+@click.argument("file", required=False)
+@config_flags(RunConfig, FLAGS)
+@click.option("--mask", is_flag=True, help="Mark what is learned: by colour, or between ⟦ and ⟧.")
+@click.option("-n", "--rows", "count", default=3, show_default=True, help="How many rows.")
+@config_option
+@set_option
+@json_option
+def preview_command(
+    file: str | None,
+    mask: bool,
+    count: int,
+    config: Path | None,
+    assignments: tuple[str, ...],
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Show rows of FILE as the model will see them, special tokens and all.
+
+    --json gives token ids, tokens and labels (-100 where nothing is learned).
+    """
+    from adaptery.trainers.audit.checking import found_task
+    from adaptery.trainers.data.reading import read_rows
+    from adaptery.trainers.tasks.forward import Forward
+    from adaptery.trainers.tasks.making import make_task
+
+    asked = ask([file] if file else [], config, assignments, flags)
+    tokenizer = asked.tokenizer()
+    if tokenizer is None:
+        raise UsageError("What the model will see is its tokenizer's to say: name it with --base.")
+    data = read_rows(asked.sources[0], asked.data, plugins().load_all("data_formats"))
+    task = make_task(asked.task or found_task(data), Forward(tokenizer), data.rows)
+    examples = task.encode(data.rows[:count])
+    if as_json:
+        print_json([as_data(example, tokenizer) for example in examples])
+        return
+    for example in examples:
+        show_example(example, tokenizer, mask=mask)
+
+
+def as_data(example: "Example", tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
+    """An example for scripts."""
+    return {
+        "origin": example.origin,
+        "text": tokenizer.decode(example.ids),
+        "ids": example.ids,
+        "tokens": tokenizer.convert_ids_to_tokens(example.ids),
+        "labels": example.labels,
+        "learned": example.learned,
+        "class": example.label,
+    }
+
+
+def show_example(example: "Example", tokenizer: "PreTrainedTokenizerBase", *, mask: bool) -> None:
+    """An example for people."""
+    from rich.text import Text
+
+    console = stdout()
+    told = f", class {example.answer!r}" if example.label is not None else ""
+    console.print(
+        f"── {example.origin}: {len(example.ids)} tokens, {example.learned} learned{told}",
+        style="dim",
+        soft_wrap=True,
+    )
+    text = Text()
+    for piece, learned in pieces(example, tokenizer):
+        if mask and learned and console.color_system is None:
+            piece = f"{OPEN}{piece}{CLOSE}"
+        text.append(piece, style="bold green" if mask and learned else "")
+    console.print(text, soft_wrap=True)
+
+
+def pieces(example: "Example", tokenizer: "PreTrainedTokenizerBase") -> list[tuple[str, bool]]:
+    """The text of an example in runs, and whether each is learned.
+
+    Cut out of the whole text, as some tokenizers drop the space before what is decoded alone.
+    """
+    from itertools import groupby
+
+    from adaptery.trainers.encoding import IGNORED
+
+    found, end, shown = [], 0, ""
+    for learned, run in groupby(example.labels, lambda label: label != IGNORED):
+        end += len(list(run))
+        text = visible(tokenizer.decode(example.ids[:end]))
+        found.append((text[len(shown) :], learned))
+        shown = text
+    return found
+
+
+def visible(text: str) -> str:
+    """A text with characters that terminals obey made visible; line ends stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
