@@ -42,8 +42,8 @@ def cpu_has_bf16() -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
-def load_base(base: LocalBase, task: Task, method: Method, config: RunConfig) -> "PreTrainedModel":
-    """The base with frozen weights, as task and method want it.
+def load_base(base: LocalBase, task: Task, method: Method, wanted: str) -> "PreTrainedModel":
+    """The base with frozen weights, as task and method want it, in the precision `wanted`.
 
     Raises:
         DoesNotFit: there is not enough memory for it.
@@ -54,13 +54,13 @@ def load_base(base: LocalBase, task: Task, method: Method, config: RunConfig) ->
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        dtype = precision(config.training.precision)
+        dtype = precision(wanted)
         model = method.load_base(BaseRequest(base.directory, dtype, device, task.head_labels))
     except (torch.OutOfMemoryError, MemoryError) as error:
         who = base.identity.id
         raise DoesNotFit(f"The base model {who} does not fit into memory: {error}") from error
     except ValueError as error:
-        raise ConfigError(f"{base.identity.id} cannot be trained: {error}") from error
+        raise ConfigError(f"{base.identity.id} cannot be used for this task: {error}") from error
     model.config.use_cache = False
     model.config.pad_token_id = task.forward.pad_token  # a head looks for the last token by it
     if task.head_labels:

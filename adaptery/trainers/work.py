@@ -114,7 +114,8 @@ class Work:
         import torch
 
         torch.manual_seed(self.settings.training.seed)
-        return load_base(self.base, self.task, self.parts.method, self.settings)
+        precision = self.settings.training.precision
+        return load_base(self.base, self.task, self.parts.method, precision)
 
     def adapt(self, model: "PreTrainedModel") -> Any:
         """Put a fresh adapter on the base."""

@@ -1,6 +1,5 @@
-"""The built-in metrics of greedy answers."""
+"""The built-in metrics of answers. `loss` and `perplexity` are measured without any plugin."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from adaptery import hookimpl
@@ -10,24 +9,40 @@ from adaptery.plugins.specs import Spec
 @hookimpl
 def metrics() -> list[Spec]:
     return [
-        Spec("accuracy", "share of answers that equal the true one", lambda: accuracy),
-        Spec("macro_f1", "F1 averaged over the true answers' classes", macro_f1),
+        Spec("accuracy", "share of answers that equal the true one", accuracy),
+        Spec("macro_f1", "F1 averaged over the true answers' classes, 0 to 1", macro_f1),
+        Spec("f1", "the same as macro_f1", macro_f1),
+        Spec("bleu", "corpus BLEU by sacrebleu, 0 to 100", bleu),
+        Spec("chrf", "corpus chrF2 by sacrebleu, 0 to 100", chrf),
+        Spec("rouge", "ROUGE-L's F1 by rouge-score, averaged over rows, 0 to 1", rouge),
     ]
 
 
-def accuracy(predictions: Sequence[str], references: Sequence[str]) -> float:
-    """Share of predictions that equal their reference."""
-    return sum(p == r for p, r in zip(predictions, references, strict=True)) / len(references)
+def accuracy() -> Any:
+    from adaptery.trainers.evaluation.additive import ACCURACY
+
+    return ACCURACY
 
 
 def macro_f1() -> Any:
-    from sklearn.metrics import f1_score
+    from adaptery.trainers.evaluation.additive import MACRO_F1
 
-    def score(predictions: Sequence[str], references: Sequence[str]) -> float:
-        """Unweighted mean of each true class' F1; answers that are no class count as misses."""
-        labels = sorted(set(references))
-        return float(
-            f1_score(references, predictions, labels=labels, average="macro", zero_division=0.0)
-        )
+    return MACRO_F1
 
-    return score
+
+def bleu() -> Any:
+    from adaptery.trainers.evaluation.texts import bleu
+
+    return bleu()
+
+
+def chrf() -> Any:
+    from adaptery.trainers.evaluation.texts import chrf
+
+    return chrf()
+
+
+def rouge() -> Any:
+    from adaptery.trainers.evaluation.texts import rouge
+
+    return rouge()

@@ -70,9 +70,7 @@ def evaluate(
     import torch
 
     # One bound for all rows, so that no answer depends on which rows share its batch.
-    longest = min(
-        settings.max_new_tokens, max(len(row.ids) - len(row.prompt) for row in examples)
-    )
+    longest = min(settings.max_new_tokens, max(len(row.ids) - len(row.prompt) for row in examples))
     generate = longest if metrics and not task.labels else 0
     answers: list[Answer | None] = [None] * len(examples)
     with evaluating(model), torch.no_grad():
