@@ -17,6 +17,10 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
             "targets",
             "Count trainable parameters and bytes on disk for a ladder of ranks.",
         ),
+        "experiment": (
+            "experiment",
+            "Vary one thing of a run and compare: methods, ranks, targets, weights, rates.",
+        ),
         "import": ("imports", "Check a PEFT adapter of any tool and keep it as the next version."),
     },
     "Look": {

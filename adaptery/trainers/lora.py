@@ -77,6 +77,12 @@ class Lora(Method):
                 exchange(layer, self.start[name], wanted)
                 self.start[name] = wanted
 
+    def shapes(self, model: "PeftModel") -> dict[str, tuple[int, ...]]:
+        shapes = super().shapes(model)
+        if self.options.init not in STARTS:
+            return shapes
+        return {name: twice_the_rank(name, shape) for name, shape in shapes.items()}
+
     def bake(self, model: "PeftModel", directory: Path) -> None:
         from peft import get_peft_model_state_dict
 
@@ -99,6 +105,13 @@ def subtract(tensors: dict[str, Any], module: str, start: LowRank) -> None:
     a, b = f"{module}.lora_A.weight", f"{module}.lora_B.weight"
     tensors[a] = torch.cat([tensors[a], start.a.to(tensors[a].device)])
     tensors[b] = torch.cat([tensors[b], -start.b.to(tensors[b].device)], dim=1)
+
+
+def twice_the_rank(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of A or B when the start is subtracted from them."""
+    if name.endswith(".lora_A.weight"):
+        return (2 * shape[0], *shape[1:])
+    return (shape[0], 2 * shape[1]) if name.endswith(".lora_B.weight") else shape
 
 
 def lora_layers(model: "PeftModel") -> "Iterator[tuple[str, LoraLayer]]":

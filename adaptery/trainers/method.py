@@ -151,6 +151,14 @@ class Method:
     def restore(self, model: "PeftModel", state: dict[str, Any]) -> None:
         """Undo `state`."""
 
+    def shapes(self, model: "PeftModel") -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the tensors that `bake` will write, as far as they stand at the
+        start; `model` may be an outline without weights."""
+        from peft import get_peft_model_state_dict
+
+        tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+        return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
     def bake(self, model: "PeftModel", directory: Path) -> None:
         """Write the trained adapter into `directory` as plain LoRA in PEFT's format, exactly.
 

@@ -104,6 +104,15 @@ def resolve_targets(model: "PreTrainedModel", wanted: str | Iterable[str]) -> li
     return short_names([layer.name for layer in found], [name for name, _ in model.named_modules()])
 
 
+def meanings(model: "PreTrainedModel") -> dict[str, list[str]]:
+    """What `auto`, `all`, `attention` and `mlp` stand for in this model."""
+    layers, modules = linear_layers(model), [name for name, _ in model.named_modules()]
+    return {
+        wanted: short_names([layer.name for layer in chosen(layers, wanted)], modules)
+        for wanted in ("auto", "all", "attention", "mlp")
+    }
+
+
 def named(layers: list[LinearLayer], wanted: Iterable[str]) -> list[str]:
     """Names that a user gave, each the end of some layer's."""
     names = [layer.name for layer in layers]

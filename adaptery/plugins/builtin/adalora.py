@@ -10,7 +10,7 @@ from adaptery import hookimpl
 from adaptery.config import Config
 from adaptery.errors import ConfigError, VerificationError
 from adaptery.plugins.specs import Spec
-from adaptery.trainers.bake import LowRank, head_tensors, write_lora
+from adaptery.trainers.bake import PREFIX, LowRank, head_tensors, write_lora
 from adaptery.trainers.method import AdapterPlan, Method
 
 if TYPE_CHECKING:
@@ -109,6 +109,17 @@ class AdaLora(Method):
         allocator.ipt, allocator.exp_avg_ipt = state["ipt"], state["exp_avg_ipt"]
         allocator.exp_avg_unc = state["exp_avg_unc"]
         model.peft_config["default"].rank_pattern = state["rank_pattern"]
+
+    def shapes(self, model: "PeftModel") -> dict[str, tuple[int, ...]]:
+        """At the end there is the average rank of `lora.r`, whichever layers it goes to."""
+        rank = model.peft_config["default"].target_r
+        names = {module: name for name, module in model.base_model.model.named_modules()}
+        shapes = {name: tuple(tensor.shape) for name, tensor in head_tensors(model).items()}
+        for layer in svd_layers(model):
+            name = f"{PREFIX}{names[layer]}"
+            shapes[f"{name}.lora_A.weight"] = (rank, layer.in_features)
+            shapes[f"{name}.lora_B.weight"] = (layer.out_features, rank)
+        return shapes
 
     def bake(self, model: "PeftModel", directory: Path) -> None:
         """Fold Λ and the scaling into A and B, and keep each layer's true rank.

@@ -32,6 +32,9 @@ class Full(Method):
     def adapt(self, model: "PreTrainedModel", plan: AdapterPlan) -> Any:
         return model.requires_grad_(True)
 
+    def shapes(self, model: Any) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
     def bake(self, model: Any, directory: Path) -> None:
         """Write a plain model directory."""
         model.save_pretrained(directory)

@@ -8,6 +8,7 @@ from adaptery import hookimpl
 from adaptery.plugins.specs import Spec
 from adaptery.trainers.config import TrainingConfig
 from adaptery.trainers.lora import Lora, LoraOptions
+from adaptery.trainers.optimizers import decay_groups, make_optimizer
 
 if TYPE_CHECKING:
     import torch
@@ -39,14 +40,10 @@ class LoraPlus(Lora):
     def optimizer(
         self, model: "PeftModel", rate: float, training: TrainingConfig
     ) -> "torch.optim.Optimizer":
-        import torch
-        from peft.optimizers import create_loraplus_optimizer
-
-        optimizer: torch.optim.Optimizer = create_loraplus_optimizer(
-            model,
-            torch.optim.AdamW,
-            lr=rate,
-            loraplus_lr_ratio=self.options.ratio,
-            loraplus_weight_decay=training.weight_decay,
-        )
-        return optimizer
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        fast = [p for name, p in named if ".lora_B." in name]
+        others = [p for name, p in named if ".lora_B." not in name]
+        faster = [
+            {**group, "lr": self.options.ratio * rate} for group in decay_groups(fast, training)
+        ]
+        return make_optimizer([*decay_groups(others, training), *faster], training, rate)

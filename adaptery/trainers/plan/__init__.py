@@ -1,0 +1,1 @@
+"""What a run will be, told before any weight is loaded."""
