@@ -65,4 +65,6 @@ def make_observers(
     Raises:
         ConfigError: a reporter's package is not installed.
     """
-    return [Recorder(run)]
+    from adaptery.trainers.watching.reporters import make_reporters
+
+    return [Recorder(run), *make_reporters(settings, run, watcher)]
