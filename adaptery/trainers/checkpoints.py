@@ -67,7 +67,10 @@ class Checkpoints:
         try:
             state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         except Exception as error:
-            raise ConfigError(f"The checkpoint {path} cannot be read: {error}") from error
+            raise ConfigError(
+                f"The checkpoint {path} cannot be read ({type(error).__name__}): it is torn, or "
+                "not one of ours."
+            ) from error
         return state
 
     def newest(self) -> dict[str, Any]:

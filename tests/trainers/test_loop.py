@@ -1,20 +1,15 @@
 import json
 import math
-import signal
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
 from adaptery.errors import ConfigError, Interrupted, VerificationError
-from adaptery.trainers.config import TrainingConfig
-from adaptery.trainers.loop import StopSignals, count_steps, rate_factor, steps_of
 from adaptery.trainers.method import Method
 from adaptery.trainers.run_directory import RunDirectory
 from tests.models import write_rows
 from tests.trainers.runs import InterruptAt, resume, rows, run, tensors
-from tests.trainers.test_batches import examples
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -25,35 +20,6 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     assert one.keys() == other.keys()
     return max((one[key] - other[key]).abs().max().item() for key in one)
-
-
-@pytest.mark.parametrize("rows", [1, 7, 16, 17, 100])
-@pytest.mark.parametrize("accumulation", [1, 3])
-@pytest.mark.parametrize("epochs", [0.5, 1, 2.3])
-def test_as_many_steps_are_made_as_are_counted(rows: int, accumulation: int, epochs: float) -> None:
-    training = TrainingConfig(batch_size=4, accumulation=accumulation, epochs=epochs)
-    total = count_steps(rows, training)
-    steps = list(steps_of(examples(rows), training, total))
-    assert len(steps) == total >= 1
-    assert epochs != 1 or sum(len(batch) for step in steps for batch in step) == rows
-
-
-def test_max_steps_ends_a_run_early_and_never_prolongs_it() -> None:
-    assert count_steps(100, TrainingConfig(batch_size=10, epochs=1, max_steps=3)) == 3
-    assert count_steps(100, TrainingConfig(batch_size=10, epochs=1, max_steps=30)) == 10
-
-
-@pytest.mark.parametrize("scheduler", ["linear", "cosine", "constant"])
-def test_the_rate_rises_to_its_peak_and_then_never_rises(scheduler: str) -> None:
-    training = TrainingConfig(scheduler=scheduler, warmup=0.1)
-    factors = [rate_factor(step, 100, training) for step in range(101)]
-    assert 0 < factors[0] < factors[9] < factors[10] == 1
-    assert all(after <= before for before, after in pairwise(factors[10:]))
-    assert factors[100] == pytest.approx(1 if scheduler == "constant" else 0)
-
-
-def test_there_may_be_no_warm_up() -> None:
-    assert rate_factor(0, 10, TrainingConfig(warmup=0)) == 1
 
 
 def test_accumulation_is_one_big_batch(tiny_base: Path, tmp_path: Path) -> None:
@@ -166,20 +132,6 @@ def test_a_resumed_run_refuses_rows_that_have_changed(tiny_base: Path, tmp_path:
         resume(path)
 
 
-def test_checkpoints_are_written_as_often_as_asked(
-    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written = []
-    save = RunDirectory.save_checkpoint
-    monkeypatch.setattr(
-        RunDirectory,
-        "save_checkpoint",
-        lambda self, state: (written.append(state["step"]), save(self, state)),
-    )
-    run(tmp_path, tiny_base, training__checkpoint_every=4)
-    assert written == [4, 8, 10]
-
-
 def test_a_loss_that_is_no_number_stops_the_run(tiny_base: Path, tmp_path: Path) -> None:
     with pytest.raises(VerificationError, match=r"loss became (nan|inf).*training\.learning_rate"):
         run(tmp_path, tiny_base, training__learning_rate=1e30, training__max_grad_norm=1e30)
@@ -205,32 +157,3 @@ def test_metrics_are_logged_as_often_as_asked_and_at_the_end(
     rows = [json.loads(line) for line in (result.run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [4, 8, 10]
     assert all(math.isfinite(value) for row in rows for value in row.values())
-
-
-def test_a_second_signal_stops_at_once_and_handlers_are_put_back() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with StopSignals() as stop:
-        signal.raise_signal(signal.SIGTERM)
-        assert stop.received
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-@pytest.mark.parametrize("content", [b"", b"garbage", b"\x80\x05N."])
-def test_a_broken_checkpoint_is_a_sentence(tmp_path: Path, content: bytes) -> None:
-    run_directory = RunDirectory(tmp_path)
-    run_directory.checkpoint.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"checkpoint\.pt cannot be read"):
-        run_directory.load_checkpoint()
-
-
-def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
-    class Attack:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return Path.touch, (tmp_path / "attacked",)
-
-    torch.save({"step": Attack()}, tmp_path / "checkpoint.pt")
-    with pytest.raises(ConfigError):
-        RunDirectory(tmp_path).load_checkpoint()
-    assert not (tmp_path / "attacked").exists()
