@@ -22,6 +22,9 @@ PAIRS = [
 ]
 
 
+NOISE = random.Random(0).randbytes(8000)
+
+
 def write_table(path: Path, rows: list[dict[str, Any]], header: list[str] | None = None) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(
