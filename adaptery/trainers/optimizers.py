@@ -15,9 +15,12 @@ Group = Mapping[str, Any]
 """Parameters that share settings, as `torch.optim` takes them: `params`, `lr`, `weight_decay`."""
 
 TRIAL = 8192  # numbers in a tensor that 8-bit optimizers already hold in 8 bits
-# What schedules need beside warm-up and length; each is what their papers and examples use.
-MIN_RATE = 0.1  # of the peak rate, for the cosines that end above 0
+# What schedules need beside warm-up and length. Without theirs, restarts are none and the polynomial
+# is a straight line.
+MIN_RATE = 0.1  # of the peak rate, where the cosines end that do not end at 0
 DECAY = 0.1  # share of the steps in which warmup_stable_decay falls
+CYCLES = 2  # of cosine_with_restarts
+POWER = 2.0  # of polynomial
 
 
 def check_training(training: TrainingConfig) -> None:
@@ -134,6 +137,8 @@ def make_schedule(
     if name == "constant" and warm:  # transformers' own would leave the warm-up out
         name = "constant_with_warmup"
     needs: dict[str, dict[str, Any]] = {
+        "cosine_with_restarts": {"num_cycles": CYCLES},
+        "polynomial": {"power": POWER},
         "cosine_with_min_lr": {"min_lr_rate": MIN_RATE},
         "cosine_warmup_with_min_lr": {"min_lr_rate": MIN_RATE},
         "warmup_stable_decay": {"num_decay_steps": max(1, round(DECAY * total))},
