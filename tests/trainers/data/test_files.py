@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import os
+import random
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,13 @@ PAIRS = [
     {"text1": "a cat", "text2": "a feline", "label": 1},
     {"text1": "x", "text2": "y", "label": 0},
 ]
-
-
 NOISE = random.Random(0).randbytes(8000)
 
 
-def write_table(path: Path, rows: list[dict[str, Any]], header: list[str] | None = None) -> Path:
+def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
+    separator = "\t" if path.suffix == ".tsv" else ","
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(
-            file, header or list(rows[0]), delimiter="\t" if "tsv" in path.name else ","
-        )
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=separator)
         writer.writeheader()
         writer.writerows(rows)
     return path
