@@ -1,6 +1,6 @@
 """`adapters experiment`: one run, varied in one thing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +12,7 @@ from adaptery.cli.train import run_config, run_parts
 from adaptery.config import Resolved
 from adaptery.errors import ConfigError, UnknownName
 from adaptery.trainers.config import RunConfig
+from adaptery.trainers.evaluation.scoring import LOSSES
 
 if TYPE_CHECKING:
     from adaptery.trainers.experiments.experiment import Run
@@ -163,7 +164,12 @@ def weighted_command(
     from adaptery.trainers.experiments.variations import weights as vary
 
     base = base_of(given)
-    return carry_out("weighted", "class weights", base, vary(base.value, weights), [], given)
+    if not base.value.data.eval:
+        raise ConfigError("Class weights are judged by held-out rows: set data.eval.")
+    rows = vary(base.value, weights)
+    return carry_out(
+        "weighted", "class weights", base, rows, [], given, calibration=calibration_data
+    )
 
 
 @experiment_command.command("lr")
@@ -214,6 +220,7 @@ def carry_out(
     rows: "Sequence[Variation]",
     notes: Sequence[str],
     given: dict[str, Any],
+    calibration: Path | None = None,
 ) -> int:
     """Run all that is not over, write the reports, show the table; returns the exit code."""
     from adaptery.base_model import open_base
@@ -221,25 +228,37 @@ def carry_out(
     from adaptery.cli.variation import COMMAND
     from adaptery.trainers.experiments.experiment import Experiment, carry_on
     from adaptery.trainers.experiments.report import Report
+    from adaptery.trainers.experiments.thresholds import recall_table, threshold_table
 
-    check_baseline(given["baseline"], [row.name for row in rows])
-    config = base.value
+    config, metrics = base.value, run_parts(base.value).metrics
+    check_rows([row.name for row in rows], given["baseline"], given["metric"], metrics)
     digest = open_base(config.base, config.revision).identity.digest
     seeds = given["seeds"] or (config.training.seed,)
-    experiment = Experiment(kind, heading, base, digest, rows, seeds, notes)
+    experiment = Experiment(kind, heading, base, digest, rows, seeds, notes, calibration)
     output = given["output"] or config.runs / f"{config.name}-{kind}"
     with Bars(stderr()) as bars:
         runs = carry_on(experiment, output, COMMAND, bars)
-    report = Report.of(experiment, runs, given["metric"], given["baseline"])
+    report = Report.of(experiment, runs, metrics, given["metric"], given["baseline"])
+    if kind == "weighted" and any(row.finished for row in report.rows):
+        report.more.extend([recall_table(report.rows), threshold_table(report.rows)])
     report.write(output)
     show(report, output, given["as_json"])
     return exit_code(kind, runs)
 
 
-def check_baseline(name: str | None, rows: Sequence[str]) -> None:
-    """Raises `UnknownName` for a row that there is not, `ConfigError` for rows of one name."""
-    if name is not None and name not in rows:
-        raise UnknownName("row in this experiment", name, rows)
+def check_rows(
+    rows: Sequence[str], baseline: str | None, metric: str | None, metrics: Iterable[str]
+) -> None:
+    """Find out before hours of training what could not be said after them.
+
+    Raises:
+        UnknownName: `baseline` is no row, or `metric` will not be measured.
+        ConfigError: two rows are the same.
+    """
+    if baseline is not None and baseline not in rows:
+        raise UnknownName("row in this experiment", baseline, rows)
+    if metric is not None and metric not in (*LOSSES, *metrics):
+        raise UnknownName("measured metric", metric, (*LOSSES, *metrics))
     if len(set(rows)) < len(rows):
         raise ConfigError(f"Two rows of this experiment are the same: {', '.join(rows)}.")
 

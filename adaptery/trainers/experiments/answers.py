@@ -1,13 +1,15 @@
 """What a model said to every held-out row, kept beside its run: `answers.jsonl`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adaptery.trainers.evaluation.scoring import Evaluation
+from adaptery.trainers.evaluation.scoring import Evaluation, Metric, measured
+from adaptery.trainers.tasks.base import Answer
 
 FILE = "answers.jsonl"
+CALIBRATION = "calibration.jsonl"  # to rows that thresholds may be chosen by
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,12 @@ def answers_of(evaluation: Evaluation, origins: Sequence[str]) -> list[Said]:
         Said(origin, reference, answer.text, answer.loss, answer.tokens, tuple(answer.scores))
         for answer, reference, origin in rows
     ]
+
+
+def evaluation_of(answers: Sequence[Said], metrics: Mapping[str, Metric]) -> Evaluation:
+    """Answers and what they are worth."""
+    said = [Answer(one.text, one.loss, one.tokens, one.scores) for one in answers]
+    return measured(said, [one.reference for one in answers], metrics)
 
 
 def write_answers(path: Path, answers: Sequence[Said]) -> None:

@@ -5,15 +5,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from adaptery.base_model import open_base
+from adaptery.classification import Classification
 from adaptery.config import Resolved
-from adaptery.errors import AdapteryError, ConfigError, DoesNotFit, Interrupted, VerificationError
+from adaptery.errors import (
+    AdapteryError,
+    ConfigError,
+    DataError,
+    DoesNotFit,
+    Interrupted,
+    UsageError,
+    VerificationError,
+)
 from adaptery.trainers.config import RunConfig
+from adaptery.trainers.data.reading import read_rows
+from adaptery.trainers.data.rows import summarize
+from adaptery.trainers.evaluation.candidates import Candidate, encode, measure_all
+from adaptery.trainers.experiments.answers import CALIBRATION as ANSWERS
 from adaptery.trainers.experiments.answers import FILE, answers_of, write_answers
 from adaptery.trainers.experiments.clock import TRAINING, Clock
 from adaptery.trainers.experiments.outcome import Measured, Outcome, Status
-from adaptery.trainers.experiments.running import RUNS
+from adaptery.trainers.experiments.running import CALIBRATION, RUNS
 from adaptery.trainers.run_directory import RunDirectory
 from adaptery.trainers.train import TrainingResult, train
+from adaptery.trainers.watching.watcher import Silent
 from adaptery.trainers.work import Parts
 
 
@@ -28,6 +42,8 @@ def carry_out(folder: Path, config: Resolved[RunConfig], parts: Parts) -> Outcom
     try:
         result = train(config, parts, resume=resumable(folder / RUNS), watcher=clock)
         clock.write()
+        if (folder / CALIBRATION).is_file():
+            answer_more((folder / CALIBRATION).read_text(encoding="utf-8"), result, config, parts)
         outcome = finished(folder, config.value, result, clock)
     except (Interrupted, KeyboardInterrupt):
         clock.write()
@@ -69,6 +85,7 @@ def finished(folder: Path, config: RunConfig, result: TrainingResult, clock: Clo
     base = open_base(config.base, config.revision)
     measured = Measured(
         metrics=result.manifest.metrics,
+        labels=labels_of(result),
         training_seconds=float(rows[-1].get("seconds", clock.training)),
         seconds=sum(clock.seconds.values()),
         peak=clock.peak,
@@ -85,6 +102,14 @@ def finished(folder: Path, config: RunConfig, result: TrainingResult, clock: Clo
     return Outcome(status="finished", run=run, measured=measured)
 
 
+def labels_of(result: TrainingResult) -> tuple[str, ...]:
+    """The classes of the task; none where answers are texts."""
+    try:
+        return Classification.of(result.manifest).labels
+    except UsageError:
+        return ()
+
+
 def ends_of(losses: Sequence[float]) -> tuple[float, float]:
     """The first loss that was written down, and the mean of the last quarter of them.
 
@@ -94,6 +119,31 @@ def ends_of(losses: Sequence[float]) -> tuple[float, float]:
         return 0.0, 0.0
     last = losses[-max(1, len(losses) // 4) :]
     return losses[0], sum(last) / len(last)
+
+
+def answer_more(
+    source: str, result: TrainingResult, config: Resolved[RunConfig], parts: Parts
+) -> None:
+    """Answer the rows of `source` too, for thresholds to be chosen by.
+
+    Raises:
+        DataError: they are not for this task, or some of them are held-out rows.
+    """
+    settings = config.value
+    base = open_base(settings.base, settings.revision)
+    candidate = Candidate.of(settings.name, result.manifest, result.adapter, base)
+    rows = read_rows(source, settings.data, parts.formats).rows
+    asked = encode(candidate, rows)
+    held_out = {row.ids: row.origin for row in result.held_out}
+    both = [f"{row.origin} is {held_out[row.ids]}" for row in asked if row.ids in held_out]
+    if both:
+        what = "row(s) for calibration are held-out rows, which would then be no test of it:"
+        raise DataError(summarize(f"{len(both)} {what}", both))
+    evaluation = measure_all(
+        [candidate], rows, {}, settings.evaluation, settings.training.precision, Silent()
+    )[candidate.name]
+    said = answers_of(evaluation, [row.origin for row in asked])
+    write_answers(result.run / ANSWERS, said)
 
 
 def product(shape: tuple[int, ...]) -> int:

@@ -1,7 +1,7 @@
 """An experiment: variations and seeds, run one after another, resumable."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,12 +9,20 @@ from pathlib import Path
 from adaptery.config import Resolved
 from adaptery.errors import Interrupted
 from adaptery.trainers.config import RunConfig
-from adaptery.trainers.experiments.answers import FILE, Said, read_answers
+from adaptery.trainers.evaluation.scoring import Evaluation, Metric
+from adaptery.trainers.experiments.answers import (
+    CALIBRATION,
+    FILE,
+    Said,
+    evaluation_of,
+    read_answers,
+)
 from adaptery.trainers.experiments.outcome import Outcome
 from adaptery.trainers.experiments.running import alone, run_in
-from adaptery.trainers.experiments.variations import Variation, digest_of
+from adaptery.trainers.experiments.variations import Variation, digest_of, file_digest
 from adaptery.trainers.run_directory import RunDirectory
 from adaptery.trainers.watching.watcher import Watcher
+from adaptery.types import sha256_of
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,17 @@ class Experiment:
     variations: Sequence[Variation]
     seeds: Sequence[int]
     notes: Sequence[str] = ()
+    calibration: Path | None = None
+    """Rows that every run also answers, so that thresholds can be chosen by them."""
+
+    def digest(self, config: RunConfig) -> str:
+        """SHA-256 of what shapes a run and what is asked of it."""
+        own = digest_of(config, self.base_digest)
+        return (
+            sha256_of(f"{own} {file_digest(self.calibration)}".encode())
+            if self.calibration
+            else own
+        )
 
 
 @dataclass(frozen=True)
@@ -48,6 +67,20 @@ class Run:
     def answers(self) -> list[Said]:
         """What it said to each held-out row."""
         return read_answers(self.directory / FILE) if self.directory else []
+
+    @cached_property
+    def calibration(self) -> list[Said]:
+        """What it said to the rows for calibration, if there are any."""
+        return read_answers(self.directory / CALIBRATION) if self.directory else []
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes, in the order of an answer's scores."""
+        return self.outcome.measured.labels if self.outcome.measured else ()
+
+    def evaluation(self, metrics: Mapping[str, Metric]) -> Evaluation:
+        """Its answers to the held-out rows, and what they are worth by `metrics`."""
+        return evaluation_of(self.answers, metrics)
 
     @cached_property
     def curve(self) -> tuple[list[int], list[float]]:
@@ -75,13 +108,15 @@ def carry_on(
     runs: list[Run] = []
     with alone(output):
         for number, (variation, seed, config) in enumerate(planned, 1):
-            digest = digest_of(config.value, experiment.base_digest)
+            digest = experiment.digest(config.value)
             folder = output / "runs" / f"{slug(variation.name)}-s{seed}-{digest[:8]}"
             before = Outcome.read(folder)
             again = " is there already" if before and before.over else ""
             watcher.say(f"{variation.name}, seed {seed} ({number} of {len(planned)}){again}")
             try:
-                outcome = run_in(folder, config, command, watcher)
+                outcome = run_in(
+                    folder, config, command, watcher, calibration=experiment.calibration
+                )
             except KeyboardInterrupt:
                 outcome = None
             if outcome is None:

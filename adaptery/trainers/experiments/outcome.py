@@ -18,6 +18,8 @@ class Measured(Value):
     """
 
     metrics: dict[str, float]
+    labels: tuple[str, ...] = ()
+    """The classes in the order of an answer's scores, where there are classes."""
     training_seconds: float
     seconds: float
     peak: int

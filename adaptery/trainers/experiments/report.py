@@ -2,11 +2,13 @@
 
 import html
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adaptery.trainers.evaluation.bootstrap import Difference
+from adaptery.trainers.evaluation.scoring import Metric
 from adaptery.trainers.experiments.cells import (
     NOTHING,
     Column,
@@ -14,7 +16,7 @@ from adaptery.trainers.experiments.cells import (
     three,
     title,
 )
-from adaptery.trainers.experiments.comparison import Difference, compare, verdict
+from adaptery.trainers.experiments.comparison import compare, told, verdict
 from adaptery.trainers.experiments.experiment import Experiment, Run
 from adaptery.trainers.experiments.plots import bars, curves
 from adaptery.trainers.experiments.table import (
@@ -50,7 +52,10 @@ class Report:
     experiment: Experiment
     rows: list[Row]
     metric: str | None
+    baseline: Row
+    """The row that the others are compared with."""
     differences: dict[str, Difference]
+    """By the names of the others."""
     verdict: str
     more: list[Table] = field(default_factory=list)
 
@@ -59,20 +64,31 @@ class Report:
         cls,
         experiment: Experiment,
         runs: Sequence[Run],
+        metrics: Mapping[str, Metric],
         metric: str | None = None,
         baseline: str | None = None,
     ) -> "Report":
-        """The report of runs, every other row compared with `baseline` (by default the first)."""
+        """The report of runs.
+
+        Args:
+            metrics: those of answers that were measured.
+            metric: the one that decides; by default macro-F1 where it is measured.
+            baseline: the row that the others are compared with; by default the first.
+
+        Raises:
+            UnknownName: the metric was not measured.
+        """
         rows = rows_of(runs)
         decides = deciding(metrics_of(rows), metric)
         first = next((row for row in rows if row.name == baseline), rows[0])
-        found = [
-            compare(row, first, decides)
+        found = {
+            row.name: compare(row, first, decides, metrics)
             for row in rows
-            if row is not first and decides and row.finished and first.finished
-        ]
-        differences = {difference.row: difference for difference in found if difference}
-        return cls(experiment, rows, decides, differences, verdict(rows, decides))
+            if decides and row is not first
+        }
+        differences = {name: apart for name, apart in found.items() if apart}
+        said = verdict(rows, decides, metrics)
+        return cls(experiment, rows, decides, first, differences, said)
 
     @property
     def columns(self) -> list[Column]:
@@ -80,12 +96,11 @@ class Report:
         own = columns(self.experiment.heading, self.rows)
         if not self.differences or not self.metric:
             return own
-        against = next(iter(self.differences.values())).against
-        heading = f"{title(self.metric)} against {against}"
+        heading = f"{title(self.metric)} less that of {self.baseline.name}"
         return [*own, Column(heading, lambda row: self.against(row))]
 
     def against(self, row: Row) -> str:
-        return self.differences[row.name].told if row.name in self.differences else NOTHING
+        return told(self.differences[row.name]) if row.name in self.differences else NOTHING
 
     @property
     def table(self) -> Table:
@@ -143,12 +158,16 @@ class Report:
             "status": row.status,
             "mean": {n: f.mean for n in names if (f := row.score(n))},
             "spread": {n: f.spread for n in names if (f := row.score(n)) and f.spread is not None},
-            "difference": difference.data() if difference else None,
+            "difference": self.difference_data(difference) if difference else None,
             "runs": [
                 {"seed": run.seed, "folder": str(run.folder), **run.outcome.data()}
                 for run in row.runs
             ],
         }
+
+    def difference_data(self, apart: Difference) -> dict[str, Any]:
+        more = {"metric": self.metric, "against": self.baseline.name}
+        return {**more, **asdict(apart), "could_be_chance": apart.could_be_chance}
 
     def write(self, output: Path) -> None:
         """All three files."""

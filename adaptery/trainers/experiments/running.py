@@ -17,6 +17,7 @@ from adaptery.trainers.run_directory import RunDirectory
 from adaptery.trainers.watching.watcher import Watcher
 
 RUNS = "run"  # where in a folder its run directories are
+CALIBRATION = "calibration.txt"  # the name of rows for calibration, if there are any
 
 
 def run_in(
@@ -25,6 +26,7 @@ def run_in(
     command: Sequence[str],
     watcher: Watcher,
     look: Callable[[], bool] = lambda: True,
+    calibration: Path | None = None,
 ) -> Outcome | None:
     """What became of the run of `config` in `folder`; None if `look` stopped it.
 
@@ -33,6 +35,7 @@ def run_in(
     Args:
         command: what starts a process that trains in the folder given to it.
         look: called now and then while it runs.
+        calibration: rows that it is to answer too.
 
     Raises:
         DataError: its rows must not be trained on.
@@ -43,6 +46,8 @@ def run_in(
         return known
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FILE).unlink(missing_ok=True)
+    if calibration:
+        (folder / CALIBRATION).write_text(str(calibration), encoding="utf-8")
     RunDirectory(folder).write_config(changed(config, {"runs": str(folder / RUNS)}, "experiment"))
     child, mirror = Child(command, folder), Mirror(folder, watcher)
     code = child.wait(lambda: mirror.look() or look())

@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from adaptery.errors import UnknownName
 from adaptery.trainers.evaluation.scoring import LOSSES
+from adaptery.trainers.evaluation.verdict import headline
 from adaptery.trainers.experiments.experiment import Run
 from adaptery.trainers.experiments.outcome import Measured
 
@@ -20,9 +22,8 @@ class Figure:
     spread: float | None
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> "Figure | None":
-        if not values:
-            return None
+    def of(cls, values: Sequence[float]) -> "Figure":
+        """That of at least one value."""
         spread = statistics.stdev(values) if len(values) > 1 else None
         return cls(statistics.fmean(values), spread)
 
@@ -61,7 +62,8 @@ class Row:
     def figure(self, read: Callable[[Measured], float | None]) -> Figure | None:
         """A mean over the runs that ended well."""
         values = [read(measured) for measured in self.measured()]
-        return Figure.of([value for value in values if value is not None])
+        found = [value for value in values if value is not None]
+        return Figure.of(found) if found else None
 
     def score(self, metric: str) -> Figure | None:
         """A metric's mean over seeds."""
@@ -86,9 +88,14 @@ def metrics_of(rows: Sequence[Row]) -> list[str]:
 
 
 def deciding(metrics: Sequence[str], wanted: str | None) -> str | None:
-    """The metric that says which row is best: the one asked for, macro-F1, or the loss."""
-    choices = [wanted] if wanted else ["macro_f1", "accuracy", *metrics]
-    return next((name for name in choices if name in metrics), None)
+    """The metric that says which row is best: the one asked for, or the headline of a verdict.
+
+    Raises:
+        UnknownName: the one asked for was not measured.
+    """
+    if wanted is not None and metrics and wanted not in metrics:
+        raise UnknownName("measured metric", wanted, metrics)
+    return (wanted or headline(metrics)) if metrics else None
 
 
 def best_of(rows: Sequence[Row], metric: str) -> Row | None:
