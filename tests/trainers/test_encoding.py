@@ -163,7 +163,7 @@ def test_a_broken_template_is_a_sentence(with_template) -> None:
 
 def test_a_tokenizer_without_template_is_a_sentence(with_template) -> None:
     with pytest.raises(DataError, match="no chat template"):
-        with_template("")
+        with_template("").encode(asked("blue"))
 
 
 def test_a_tokenizer_without_end_token_is_a_sentence(base: LocalBase) -> None:
