@@ -115,6 +115,15 @@ class Method:
         """The base with its weights frozen, as this method trains on it."""
         return wanted.load().requires_grad_(False)
 
+    def base_dtype(self, arithmetic: "torch.dtype") -> "torch.dtype":
+        """The number format of the base's weights in a run that computes in `arithmetic`."""
+        return arithmetic
+
+    def base_bytes(self, model: "PreTrainedModel") -> int:
+        """What the base takes in memory as `load_base` holds it; `model` is an outline of it in
+        `base_dtype`."""
+        return sum(p.numel() * p.element_size() for p in model.parameters())
+
     def peft_config(self, plan: AdapterPlan) -> "PeftConfig":
         """PEFT's configuration of the adapter."""
         from peft import LoraConfig

@@ -59,8 +59,13 @@ class Work:
     processes: Processes = field(default_factory=Processes)
 
     @classmethod
-    def gather(cls, settings: RunConfig, parts: Parts, watcher: Watcher) -> "Work":
+    def gather(
+        cls, settings: RunConfig, parts: Parts, watcher: Watcher, base: LocalBase | None = None
+    ) -> "Work":
         """Read and audit the rows, find the base.
+
+        Args:
+            base: an outline to plan with; the base with its weights where not given.
 
         Raises:
             DataError: the rows must not be trained on.
@@ -71,7 +76,7 @@ class Work:
         data = settings.data
         train = read_rows(data.train, data, parts.formats)
         held_out = read_rows(data.eval, data, parts.formats) if data.eval else None
-        base = open_base(settings.base, settings.revision)
+        base = base or open_base(settings.base, settings.revision)
         task = make_task(settings.task, Forward(base.tokenizer), train.rows)
         rows = len(train.rows) + len(held_out.rows if held_out else ())
         watcher.phase("reading rows", rows)

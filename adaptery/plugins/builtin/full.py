@@ -9,6 +9,7 @@ from adaptery.plugins.specs import Spec
 from adaptery.trainers.method import AdapterPlan, BaseRequest, Method
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 
@@ -24,10 +25,13 @@ class Full(Method):
     makes_adapter = False
 
     def load_base(self, wanted: BaseRequest) -> "PreTrainedModel":
-        """In fp32: 16 bits would round most of a small step away. Arithmetic is as configured."""
+        return replace(wanted, dtype=self.base_dtype(wanted.dtype)).load()
+
+    def base_dtype(self, arithmetic: "torch.dtype") -> "torch.dtype":
+        """fp32: 16 bits would round most of a small step away. Arithmetic is as configured."""
         import torch
 
-        return replace(wanted, dtype=torch.float32).load()
+        return torch.float32
 
     def adapt(self, model: "PreTrainedModel", plan: AdapterPlan) -> Any:
         return model.requires_grad_(True)

@@ -26,11 +26,11 @@ def outline(base: LocalBase, labels: Sequence[str] = ()) -> "PreTrainedModel":
         return build(base, labels)
 
 
-def build(base: LocalBase, labels: Sequence[str], **changes: Any) -> "PreTrainedModel":
+def build(base: LocalBase, labels: Sequence[str], **more: Any) -> "PreTrainedModel":
     """The model with random weights, on whichever device is current.
 
     Args:
-        changes: of the configuration.
+        more: arguments of transformers' `from_config`, such as `dtype`.
 
     Raises:
         ConfigError: transformers has no such model, or not for this task.
@@ -38,11 +38,10 @@ def build(base: LocalBase, labels: Sequence[str], **changes: Any) -> "PreTrained
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
     try:
-        if labels:
-            changes["num_labels"] = len(labels)
+        changes = {"num_labels": len(labels)} if labels else {}
         config = AutoConfig.from_pretrained(base.directory, **changes)
         auto = AutoModelForSequenceClassification if labels else AutoModelForCausalLM
-        model: PreTrainedModel = auto.from_config(config)
+        model: PreTrainedModel = auto.from_config(config, **more)
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise ConfigError(
             f"No model can be made of {base.identity.id}/config.json: {error}"
