@@ -19,6 +19,7 @@ from adaptery.cli.context import (
     version_data,
 )
 from adaptery.cli.flags import config_flags, given
+from adaptery.cli.launch import launch, one_voice
 from adaptery.config import (
     Layer,
     Resolved,
@@ -60,6 +61,9 @@ FLAGS = {
 }
 
 
+NEWEST = Path("newest")  # run directory that `--resume` without a value goes on with
+
+
 @click.command("train")
 @click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
 @config_flags(RunConfig, FLAGS)
@@ -78,9 +82,18 @@ FLAGS = {
 )
 @click.option(
     "--resume",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="RUN",
-    help="Go on with an interrupted run directory.",
+    is_flag=False,
+    flag_value=NEWEST,
+    type=click.Path(path_type=Path),
+    metavar="[RUN]",
+    help="Go on with an interrupted run directory; by default with the newest of FILE.",
+)
+@click.option(
+    "--launch",
+    "launcher",
+    metavar="ARGUMENTS",
+    help="Train in several processes, started as `accelerate launch ARGUMENTS` would: "
+    '"--num_processes 2 --cpu".',
 )
 @click.option("--no-publish", is_flag=True, help="Leave the adapter in the run directory.")
 @reason_option
@@ -92,6 +105,7 @@ def train_command(
     assignments: tuple[str, ...],
     options: tuple[str, ...],
     resume: Path | None,
+    launcher: str | None,
     no_publish: bool,
     reason: str,
     registry: str,
@@ -103,20 +117,27 @@ def train_command(
     FILE is a YAML file of options. Flags win over --set, then the environment
     (ADAPTERS_TRAINING_SEED=1), the file, the preset and the defaults.
     """
-    config = run_config(file, preset, assignments, options, resume, flags)
-    parts = run_parts(config.value)
-    if not (no_publish or parts.method.makes_adapter):
-        raise ConfigError(
-            f"--method {config.value.method} trains a whole model, and only adapters can be "
-            "published. Give --no-publish to leave the model in the run directory, or another "
-            "method."
-        )
-    store = None if no_publish else open_registry(registry)
-    if store:
-        store.versions(config.value.name)  # one that cannot be read is better known now than later
-    result = run(config, parts, resume)
-    version = publish(config.value.name, result, store, reason) if store else None
-    show(result, version, as_json)
+    if launcher is not None:
+        launch(launcher)
+    with one_voice():
+        if resume and resume.is_file() and not file:  # --resume run.yaml
+            file, resume = resume, NEWEST
+        given_run = resume if resume != NEWEST else None
+        config = run_config(file, preset, assignments, options, given_run, flags)
+        resume = newest_run(config.value) if resume == NEWEST else resume
+        parts = run_parts(config.value)
+        if not (no_publish or parts.method.makes_adapter):
+            raise ConfigError(
+                f"--method {config.value.method} trains a whole model, and only adapters can be "
+                "published. Give --no-publish to leave the model in the run directory, or another "
+                "method."
+            )
+        store = None if no_publish else open_registry(registry)
+        if store:
+            store.versions(config.value.name)  # one that cannot be read is better known now
+        result = run(config, parts, resume)
+        version = publish(config.value.name, result, store, reason) if store else None
+        show(result, version, as_json)
 
 
 def run_config(
@@ -149,6 +170,13 @@ def run_config(
         used,
     ]
     return resolve(RunConfig, layers)
+
+
+def newest_run(config: RunConfig) -> Path:
+    """The newest unfinished run of a configuration."""
+    from adaptery.trainers.resuming import find_unfinished
+
+    return find_unfinished(config).path
 
 
 def preset_layer(preset: str | None) -> Layer:

@@ -14,7 +14,7 @@ def random_state() -> dict[str, Any]:
     name, keys, *rest = numpy.random.get_state()
     return {
         "python": random.getstate(),
-        "numpy": (name, torch.tensor(keys), *rest),
+        "numpy": (name, numpy.asarray(keys).tolist(), *rest),
         "torch": torch.get_rng_state(),
         "gpus": torch.cuda.get_rng_state_all(),
     }
@@ -27,7 +27,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
     name, keys, *rest = state["numpy"]
     random.setstate(state["python"])
-    numpy.random.set_state((name, keys.numpy(), *rest))
+    numpy.random.set_state((name, numpy.array(keys, dtype="uint32"), *rest))
     torch.set_rng_state(state["torch"])
     torch.cuda.set_rng_state_all(state["gpus"])
 

@@ -15,8 +15,8 @@ Group = Mapping[str, Any]
 """Parameters that share settings, as `torch.optim` takes them: `params`, `lr`, `weight_decay`."""
 
 TRIAL = 8192  # numbers in a tensor that 8-bit optimizers already hold in 8 bits
-# What schedules need beside warm-up and length. Without theirs, restarts are none and the polynomial
-# is a straight line.
+# What schedules need beside warm-up and length. By default, restarts are none and the polynomial is
+# a straight line.
 MIN_RATE = 0.1  # of the peak rate, where the cosines end that do not end at 0
 DECAY = 0.1  # share of the steps in which warmup_stable_decay falls
 CYCLES = 2  # of cosine_with_restarts

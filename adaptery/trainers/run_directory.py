@@ -53,11 +53,13 @@ class RunDirectory:
         """An interrupted one.
 
         Raises:
-            ConfigError: it is no run directory, or has no checkpoint to go on from.
+            ConfigError: it is no run directory, still runs, or has no checkpoint to go on from.
         """
         run = cls(path)
         if not (path / "config.yaml").is_file():
             raise ConfigError(f"{path} is no run directory: it has no config.yaml.")
+        if run.status.state == "running":
+            raise ConfigError(f"{path} is still running, as process {run.status.pid}.")
         if not run.checkpoints.steps():
             raise ConfigError(f"{path} has no checkpoint to go on from; start the run anew.")
         return run
