@@ -18,6 +18,7 @@ from adaptery.types import Manifest, Value
 
 # The tag that `adapters calibrate` gives a version; its value is a JSON list, one number a label.
 CALIBRATION = "calibration.offsets"
+CALIBRATION_DATA, CALIBRATION_METRIC = "calibration.data", "calibration.metric"
 
 
 class Classification(Value):

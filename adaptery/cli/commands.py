@@ -8,6 +8,10 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Train": {
         "data": ("data", "Check training data, and show it as the model will see it."),
         "train": ("train", "Train an adapter and publish it as the next version."),
+        "plan": (
+            "plan",
+            "Tell a run's rows, steps, parameters and memory before any weight is loaded.",
+        ),
         "methods": ("about", "List the training methods."),
         "targets": (
             "targets",
@@ -22,6 +26,17 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
             "Vary one thing of a run and compare: methods, ranks, targets, weights, rates.",
         ),
         "import": ("imports", "Check a PEFT adapter of any tool and keep it as the next version."),
+    },
+    "Measure": {
+        "eval": ("evaluate", "Measure a version on rows, beside the untuned base."),
+        "calibrate": (
+            "calibrate",
+            "Find the thresholds by which a version decides best between its classes.",
+        ),
+        "compare": (
+            "compare",
+            "Measure versions on the same rows, and say which differences could be chance.",
+        ),
     },
     "Look": {
         "list": ("catalogue", "List the adapters, or one adapter's versions."),

@@ -94,8 +94,7 @@ def calibrate(
         UnknownName: the metric is none of those that decisions can be chosen by.
         DataError: the rows are of a single class.
     """
-    if metric not in METRICS:
-        raise UnknownName("metric to calibrate by", metric, METRICS)
+    check_metric(metric)
     scores = np.array([answer.scores for answer in evaluation.answers])
     places = {label: place for place, label in enumerate(labels)}
     truth = np.array([places[label] for label in evaluation.references])
@@ -124,6 +123,12 @@ def calibrate(
         after=after.metrics[metric],
         gain=difference(found[0], found[1]),
     )
+
+
+def check_metric(metric: str) -> None:
+    """Do nothing if decisions can be chosen by `metric`. Raises `UnknownName`."""
+    if metric not in METRICS:
+        raise UnknownName("metric to calibrate by", metric, METRICS)
 
 
 def best_offsets(scores: Floats, truth: Integers, grid: Floats, metric: str) -> Floats:

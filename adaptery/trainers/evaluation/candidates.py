@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptery.base_model import LocalBase
-from adaptery.classification import CALIBRATION, Classification
+from adaptery.classification import CALIBRATION, CALIBRATION_DATA, Classification
 from adaptery.errors import BaseMismatch, DataError, UsageError, VerificationError
 from adaptery.trainers.bake import TEMPLATE
 from adaptery.trainers.config import EvaluationConfig
@@ -41,6 +41,8 @@ class Candidate:
     base: LocalBase
     task: Task
     adapter: Path | None
+    calibrated_on: str | None = None
+    """The digest of the rows by which its thresholds were chosen."""
 
     @classmethod
     def of(
@@ -67,7 +69,8 @@ class Candidate:
         tags = tags or {}
         offsets = Classification.of(manifest).read_offsets(tags) if CALIBRATION in tags else ()
         task = remake_task(manifest, Forward(base.tokenizer), offsets)
-        return cls(name, manifest, base, task, directory)
+        calibrated_on = tags.get(CALIBRATION_DATA) if offsets else None
+        return cls(name, manifest, base, task, directory, calibrated_on)
 
     def untuned(self) -> "Candidate":
         """The base alone, asked as this version is and not calibrated.
@@ -81,7 +84,7 @@ class Candidate:
                 "so it cannot be a baseline. Give another version."
             )
         task = remake_task(self.manifest, self.task.forward)
-        return replace(self, name=BASE, task=task, adapter=None)
+        return replace(self, name=BASE, task=task, adapter=None, calibrated_on=None)
 
     @property
     def precision(self) -> str:

@@ -39,11 +39,14 @@ class Evaluation:
 
 
 def answers_are_labels(task: Task, examples: Sequence[Example]) -> bool:
-    """Whether answers are classes: by the task, or few distinct ones, each for several rows."""
-    distinct = {task.reference(example) for example in examples}
-    return bool(task.labels) or (
-        len(distinct) <= MOST_LABELS and 2 * len(distinct) <= len(examples)
-    )
+    """Whether answers are classes: by the task, or as far as the true ones show it."""
+    return bool(task.labels) or are_labels([task.reference(example) for example in examples])
+
+
+def are_labels(references: Sequence[str]) -> bool:
+    """Whether true answers look like classes: few distinct ones, each for several rows."""
+    distinct = len(set(references))
+    return distinct <= MOST_LABELS and 2 * distinct <= len(references)
 
 
 def wanted_metrics(

@@ -13,8 +13,9 @@ Grade = Literal["effective", "limited", "none"]
 SENTENCES: dict[Grade, str] = {
     "effective": "training was effective",
     "limited": "training had some effect, but a limited one",
-    "none": "no clear effect: consider other data, another base or another method",
+    "none": "no clear effect",
 }
+ADVICE = "Consider other data, another base or another method."
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,12 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        text = f"{self.metric} is {abs(self.improvement):.1%} "
-        text += "better" if self.improvement >= 0 else "worse"
-        chance = " The difference could be chance: measure on more rows." * self.could_be_chance
-        return f"{text} than the baseline's: {SENTENCES[self.grade]}.{chance}"
+        better = "better" if self.improvement >= 0 else "worse"
+        text = f"{self.metric} is {abs(self.improvement):.1%} {better} than the baseline's"
+        if self.could_be_chance:
+            return f"{text}, which could be chance: measure on more rows."
+        advice = f" {ADVICE}" if self.grade == "none" else ""
+        return f"{text}: {SENTENCES[self.grade]}.{advice}"
 
 
 def judge(metric: str, value: float, baseline: float, difference: Difference) -> Verdict:
