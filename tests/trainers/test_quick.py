@@ -148,6 +148,18 @@ def test_several_defects_are_several_findings(encoder: Encoder) -> None:
     assert codes["wrong-task"] == ("o:2",)
 
 
+def test_the_end_of_a_later_turn_is_not_taken_for_an_answers_own(base: LocalBase) -> None:
+    tokenizer = copy.deepcopy(base.tokenizer)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}"
+        "{% if m.role == 'user' or loop.index == 4 %}<|im_end|>{% endif %}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    (result,) = Encoder(tokenizer).attempts([chat([("q", "a"), ("r", "b")])])
+    assert isinstance(result, Unencodable)
+    assert result.code == "no-end-token"
+
+
 def test_progress_counts_every_row(encoder: Encoder) -> None:
     done: list[int] = []
     encoder.encode_all([chat([("q", "a")])] * 1200, done.append)
