@@ -109,6 +109,14 @@ class Classification(Value):
         return offsets
 
 
+def labels_of(manifest: Manifest) -> tuple[str, ...]:
+    """The classes that a version tells; none if it was trained for something else."""
+    try:
+        return Classification.of(manifest).labels
+    except UsageError:
+        return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Fork:
     """Label words that begin with the tokens `begun` go on with one of `tokens`."""

@@ -354,6 +354,9 @@ class VersionSource(Protocol):
     def aliases(self, name: str | None = None) -> Sequence[Alias]:
         """Where aliases point, of one adapter or of all."""
 
+    def standing(self, name: str) -> Mapping[int, Standing]:
+        """What has been said of each version of an adapter since, by number."""
+
     def lease(self, version: Version, holder: str, seconds: float) -> None:
         """Promise that the version's directory is in use for so long; again to renew it."""
 

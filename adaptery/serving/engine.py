@@ -17,7 +17,8 @@ class SamplingParams:
     """How to choose tokens. `temperature` 0 is greedy; `seed` makes the choice repeatable.
 
     `logprobs` asks for that many top log-probabilities (nats) beside the chosen token's own;
-    None asks for none at all.
+    None asks for none at all. `scored` are tokens whose log-probabilities are wanted whatever is
+    chosen, such as label words.
     """
 
     max_tokens: int
@@ -26,6 +27,7 @@ class SamplingParams:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
+    scored: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ class Chunk:
     """What one step added to an answer.
 
     `text` may be empty while bytes of a character, or of a stop string, are still open.
-    `finish_reason` is `stop` or `length` on the last chunk and None before.
+    `finish_reason` is `stop` or `length` on the last chunk and None before. `scores` are the
+    log-probabilities (nats) that this step gave to the tokens `SamplingParams.scored`.
     """
 
     token: int
@@ -50,6 +53,7 @@ class Chunk:
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
     finish_reason: str | None = None
+    scores: tuple[float, ...] = ()
 
 
 class Engine(Protocol):

@@ -20,9 +20,13 @@ def chat_template(directory: Path | None) -> str | None:
 
 
 def render_chat(
-    base: LocalBase, messages: Sequence[Mapping[str, Any]], template: str | None
+    base: LocalBase,
+    messages: Sequence[Mapping[str, Any]],
+    template: str | None,
+    *,
+    ask: bool = True,
 ) -> tuple[int, ...]:
-    """Tokens of a conversation that the model is to continue as the assistant.
+    """Tokens of a conversation; with `ask`, one that the model is to continue as the assistant.
 
     transformers renders templates in a sandbox: they come with an adapter and may be anyone's.
 
@@ -33,7 +37,7 @@ def render_chat(
         text: Any = base.tokenizer.apply_chat_template(
             [dict(message) for message in messages],
             chat_template=template,
-            add_generation_prompt=True,
+            add_generation_prompt=ask,
             tokenize=False,
         )
     except Exception as error:  # whatever a template may raise is the request's fault or its own

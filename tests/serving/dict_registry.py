@@ -2,10 +2,11 @@
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from adaptery.errors import ReferenceNotFound
 from adaptery.types import (
@@ -16,6 +17,7 @@ from adaptery.types import (
     FileEntry,
     Manifest,
     ProbePrompt,
+    Standing,
     Version,
 )
 
@@ -30,6 +32,7 @@ class DictRegistry:
     pointers: dict[tuple[str, str], int] = field(default_factory=dict)
     resolved: int = 0
     leased: dict[str, float] = field(default_factory=dict)
+    tags: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def publish(
         self,
@@ -39,6 +42,7 @@ class DictRegistry:
         probe: Sequence[ProbePrompt] = (),
         base: BaseIdentity | None = None,
         template: str | None = None,
+        task: Mapping[str, Any] | None = None,
     ) -> Version:
         """The next version of `name`, which becomes live if it is the first."""
         number = len(self.published.get(name, [])) + 1
@@ -52,6 +56,7 @@ class DictRegistry:
             method="lora",
             probe=tuple(probe),
             seed=number,
+            config={"task": dict(task)} if task else {},
         )
         version = Version(
             name, number, manifest, manifest.digest, datetime(2025, 1, 1, tzinfo=UTC), "me"
@@ -76,6 +81,12 @@ class DictRegistry:
 
     def materialize(self, version: Version) -> Path:
         return self.root / f"{version.name}-{version.number}"
+
+    def standing(self, name: str) -> Mapping[int, Standing]:
+        return {
+            version.number: Standing(tags=self.tags.get(str(version), {}))
+            for version in self.versions(name)
+        }
 
     def lease(self, version: Version, holder: str, seconds: float) -> None:
         self.leased[str(version)] = seconds

@@ -5,6 +5,7 @@ service.py      what all routes share: engine, resolver, residency, router, metr
 schemas.py      what requests may say
 chat.py         /v1/chat/completions
 completions.py  /v1/completions
+classify.py     /v1/classify
 models.py       /v1/models
 status.py       /health, /ready, /metrics
 answering.py    one request: resolve, hold, generate, count

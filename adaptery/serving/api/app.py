@@ -4,6 +4,7 @@ from fastapi import FastAPI
 
 from adaptery.serving.api.auth import ApiKeys
 from adaptery.serving.api.chat import chat_routes
+from adaptery.serving.api.classify import classify_routes
 from adaptery.serving.api.completions import completion_routes
 from adaptery.serving.api.errors import add_error_handlers
 from adaptery.serving.api.models import model_routes
@@ -25,7 +26,8 @@ def create_app(
     """
     app = FastAPI(title="adaptery", docs_url="/docs", redoc_url=None)
     service = Service(engine, registry, config, router or ByName())
-    for routes in (chat_routes, completion_routes, model_routes, status_routes):
+    kinds = (chat_routes, completion_routes, classify_routes, model_routes, status_routes)
+    for routes in kinds:
         app.include_router(routes(service))
     add_error_handlers(app)
     if config.api_keys:

@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from adaptery.classification import labels_of
 from adaptery.serving.api.service import Service
 from adaptery.types import AdapterRef, Version
 
@@ -54,4 +55,5 @@ def card(ref: AdapterRef, version: Version, base_name: str) -> dict[str, Any]:
         "root": str(version),
         "parent": base_name,
         "digest": version.digest,
+        **({"labels": list(labels)} if (labels := labels_of(version.manifest)) else {}),
     }

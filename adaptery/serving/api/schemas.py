@@ -6,8 +6,9 @@ dropped. Those that change nothing here are accepted.
 
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from adaptery.errors import UsageError
 from adaptery.serving.engine import SamplingParams
 
 # Parameters without influence on the answer.
@@ -102,6 +103,7 @@ class Message(Body):
 T = TypeVar("T")
 Some = Annotated[list[T], Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1)]
+MOST_INPUTS = 1024  # of one request
 
 
 class Generation(Body):
@@ -155,6 +157,45 @@ class ChatRequest(Generation):
         if self.top_logprobs and not self.logprobs:
             raise Refusal("top_logprobs", "top_logprobs only goes with logprobs=true.")
         return self
+
+
+class ClassifyRequest(Body):
+    """`POST /v1/classify`."""
+
+    model: str
+    input: str | list[str | list[str]]
+
+    @field_validator("input")
+    @classmethod
+    def check_input(cls, given: str | list[str | list[str]]) -> str | list[str | list[str]]:
+        inputs = given if isinstance(given, list) else [given]
+        texts = [
+            text for one in inputs for text in ([one] if isinstance(one, str) else one or [""])
+        ]
+        if not texts or not all(texts):
+            raise Refusal("input", "input is empty, or a text in it is: there is nothing to judge.")
+        if len(inputs) > MOST_INPUTS:
+            raise Refusal("input", f"input has {len(inputs):,} texts; at most {MOST_INPUTS:,}.")
+        return given
+
+    def texts(self, each: int) -> list[tuple[str, ...]]:
+        """The inputs, each of one text or of two.
+
+        Raises:
+            UsageError: one has another number of texts than the version was trained on.
+        """
+        given = self.input if isinstance(self.input, list) else [self.input]
+        found = [(text,) if isinstance(text, str) else tuple(text) for text in given]
+        if each == 2 and [len(texts) for texts in found] == [1, 1]:
+            found = [(*found[0], *found[1])]  # two texts, which are one pair
+        for number, texts in enumerate(found):
+            if len(texts) != each:
+                raise UsageError(
+                    f"input {number} has {len(texts)} text(s), and this version tells the class of "
+                    f"{'two texts together' if each == 2 else 'one text'}. Send "
+                    + ('["one", "two"] or a list of such pairs.' if each == 2 else "texts.")
+                )
+        return found
 
 
 class CompletionRequest(Generation):

@@ -21,6 +21,7 @@ class Service:
     ) -> None:
         self.engine = engine
         self.base = engine.base
+        self.registry = registry
         self.resolver = Resolver(registry, engine.base, config.served_name or config.base)
         self.residency = Residency(engine, registry, config.max_adapters)
         self.metrics = Metrics()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from adaptery.errors import EngineError
 from adaptery.serving.engine import Chunk, SamplingParams
-from adaptery.serving.torch.sampling import Sampler, top_scores
+from adaptery.serving.torch.sampling import Sampler, scores_of, top_scores
 from adaptery.serving.torch.text import TextStream
 
 if TYPE_CHECKING:
@@ -47,10 +47,11 @@ class Answer:
         reason = self._finish_reason(token)
         if reason is not None and not self._text.stopped:
             text += self._text.flush()
+        scores = scores_of(logits, self._sampling.scored)
         if self._sampling.logprobs is None:
-            return Chunk(token, text, finish_reason=reason)
+            return Chunk(token, text, finish_reason=reason, scores=scores)
         logprob, top = top_scores(logits, token, self._sampling.logprobs)
-        return Chunk(token, text, logprob, top, reason)
+        return Chunk(token, text, logprob, top, reason, scores)
 
     def _finish_reason(self, token: int) -> str | None:
         if token in self._end_ids or self._text.stopped:

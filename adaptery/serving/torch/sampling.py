@@ -54,3 +54,10 @@ def top_scores(
     values, tokens = logprobs.topk(min(count, len(logprobs)))
     top = tuple(zip(tokens.tolist(), values.tolist(), strict=True))
     return float(logprobs[token]), top
+
+
+def scores_of(logits: Tensor, tokens: tuple[int, ...]) -> tuple[float, ...]:
+    """Log-probabilities (nats) of `tokens`."""
+    if not tokens:
+        return ()
+    return tuple((logits[list(tokens)] - logits.logsumexp(0)).tolist())
