@@ -25,6 +25,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
             "experiment",
             "Vary one thing of a run and compare: methods, ranks, targets, weights, rates.",
         ),
+        "sweep": ("sweep", "Search for the best options with Optuna."),
         "import": ("imports", "Check a PEFT adapter of any tool and keep it as the next version."),
     },
     "Measure": {

@@ -242,7 +242,9 @@ def carry_out(
     if kind == "weighted" and any(row.finished for row in report.rows):
         report.more.extend([recall_table(report.rows), threshold_table(report.rows)])
     report.write(output)
-    show(report, output, given["as_json"])
+    if given["as_json"]:
+        print_json(report.data())
+    shown(report, output, quiet=given["as_json"])
     return exit_code(kind, runs)
 
 
@@ -263,19 +265,14 @@ def check_rows(
         raise ConfigError(f"Two rows of this experiment are the same: {', '.join(rows)}.")
 
 
-def show(report: "Report", output: Path, as_json: bool) -> None:
-    """The table and the verdict, or all of it as data."""
+def shown(report: "Report", output: Path, *, quiet: bool) -> None:
+    """Print the tables and the verdict, unless quiet, and where the reports are."""
     console = stderr()
-    if as_json:
-        print_json(report.data())
-    else:
-        for table in (report.table, *report.more):
-            marked = zip(table.headings, table.figures, strict=True)
-            print_table(
-                [heading + (" " if figure else "") for heading, figure in marked],
-                table.rows,
-                table.caption,
-            )
+    for table in () if quiet else (report.table, *report.more):
+        marked = zip(table.headings, table.figures, strict=True)
+        headings = [heading + (" " if figure else "") for heading, figure in marked]
+        print_table(headings, table.rows, table.caption)
+    if not quiet:
         stdout().print(report.verdict, soft_wrap=True)
     for trouble in report.troubles:
         console.print(trouble, style="yellow", soft_wrap=True)

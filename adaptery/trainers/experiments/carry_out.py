@@ -140,7 +140,7 @@ def answer_more(
         what = "row(s) for calibration are held-out rows, which would then be no test of it:"
         raise DataError(summarize(f"{len(both)} {what}", both))
     evaluation = measure_all(
-        [candidate], rows, {}, settings.evaluation, settings.training.precision, Silent()
+        [candidate], rows, parts.metrics, settings.evaluation, settings.training.precision, Silent()
     )[candidate.name]
     said = answers_of(evaluation, [row.origin for row in asked])
     write_answers(result.run / ANSWERS, said)

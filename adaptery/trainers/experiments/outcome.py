@@ -6,7 +6,7 @@ from typing import Any, Literal
 from adaptery.types import Value
 
 FILE = "outcome.json"
-Status = Literal["finished", "diverged", "does not fit", "failed"]
+Status = Literal["finished", "diverged", "pruned", "does not fit", "failed"]
 
 
 class Measured(Value):
@@ -52,7 +52,7 @@ class Outcome(Value):
     @property
     def over(self) -> bool:
         """Whether to run it again would only say the same again."""
-        return self.status in ("finished", "diverged")
+        return self.status in ("finished", "diverged", "pruned")
 
     def write(self, folder: Path) -> None:
         """Into the folder, whole or not at all."""
