@@ -12,6 +12,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
             "plan",
             "Tell a run's rows, steps, parameters and memory before any weight is loaded.",
         ),
+        "runs": ("runs", "List, show, follow, plot and diagnose training runs."),
         "methods": ("about", "List the training methods."),
         "targets": (
             "targets",

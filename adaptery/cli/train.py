@@ -58,6 +58,7 @@ FLAGS = {
     "--max-length": "data.max_length",
     "--seed": "training.seed",
     "--runs": "runs",
+    "--report-to": "report_to",
 }
 
 
@@ -188,9 +189,11 @@ def preset_layer(preset: str | None) -> Layer:
 def run_parts(config: RunConfig) -> "Parts":
     """The plugins that a run names, each found before anything is loaded."""
     from adaptery.trainers.evaluation.scoring import LABEL_METRICS, LOSSES
+    from adaptery.trainers.watching.reporters import check_reporters
     from adaptery.trainers.work import Parts
 
     manager = plugins()
+    check_reporters(config.report_to)
     method = manager.load("training_methods", config.method)(config.options)
     formats = manager.load_all("data_formats")
     wanted = LABEL_METRICS if config.evaluation.metrics == "auto" else config.evaluation.metrics
@@ -209,18 +212,21 @@ def run(config: Resolved[RunConfig], parts: "Parts", resume: Path | None) -> "Tr
 def publish(name: str, result: "TrainingResult", store: "Registry", reason: str) -> "Version":
     """Hand the run's adapter to the registry; if that fails, say how to do it again."""
     from adaptery.registry.gate.package import build_files
+    from adaptery.trainers.run_directory import RunDirectory
     from adaptery.types import AdapterPackage
 
     manifest = result.manifest.model_copy(update={"files": build_files(result.adapter)})
     package = AdapterPackage(result.adapter, manifest)
     try:
-        return store.publish(name, package, reason=reason or f"trained in {result.run}")
+        version = store.publish(name, package, reason=reason or f"trained in {result.run}")
     except (AdapteryError, OSError):
         again = f"adapters train --resume {result.run}"
         stderr().print(
             f"Trained, but not published. When what is wrong is mended: {again}", soft_wrap=True
         )
         raise
+    RunDirectory(result.run).published(str(version))
+    return version
 
 
 def show(result: "TrainingResult", version: "Version | None", as_json: bool) -> None:

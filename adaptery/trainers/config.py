@@ -197,8 +197,8 @@ class RunConfig(Config):
     @field_validator("report_to", mode="before")
     @classmethod
     def _known(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            value = tuple(name.strip() for name in value.split(",") if name.strip())
+        parts = [value] if isinstance(value, str) else value
+        value = tuple(name.strip() for part in parts for name in part.split(",") if name.strip())
         for name in value:
             if name not in REPORTERS:
                 raise ValueError(f"{name!r} is none of {', '.join(REPORTERS)}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from adaptery.config import Resolved
+from adaptery.config import Resolved, read_file, resolve
 from adaptery.errors import ConfigError, Interrupted
 from adaptery.trainers.checkpoints import Checkpoints
 from adaptery.trainers.config import RunConfig
@@ -60,7 +60,7 @@ class RunDirectory:
             raise ConfigError(f"{path} is no run directory: it has no config.yaml.")
         if run.status.state == "running":
             raise ConfigError(f"{path} is still running, as process {run.status.pid}.")
-        if not run.checkpoints.steps():
+        if not run.can_resume:
             raise ConfigError(f"{path} has no checkpoint to go on from; start the run anew.")
         return run
 
@@ -74,12 +74,17 @@ class RunDirectory:
             try:
                 yield
             except KeyboardInterrupt:
-                if not self.checkpoints.steps():
+                if not self.can_resume:
                     raise
                 raise Interrupted(
                     "Interrupted; nothing was published. "
                     f"Go on with: adapters train --resume {self.path}"
                 ) from None
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return bool(self.checkpoints.steps())
 
     @property
     def status(self) -> Status:
@@ -132,21 +137,27 @@ class RunDirectory:
         """What was measured, for scripts."""
         (self.path / "result.json").write_text(json.dumps(result, indent=2) + "\n")
 
+    def result(self) -> dict[str, Any]:
+        """What `write_result` wrote; nothing before the run's end."""
+        path = self.path / "result.json"
+        return (journal.parsed(path.read_bytes()) or {}) if path.is_file() else {}
+
+    def config(self) -> RunConfig:
+        """The configuration that the run was begun with.
+
+        Raises:
+            ConfigError: it is not there, or of an adaptery with other options.
+        """
+        return resolve(RunConfig, [read_file(self.path / "config.yaml")]).value
+
+    def origins(self) -> dict[str, str]:
+        """Where each value that is no default came from, by dotted key."""
+        lines = (self.path / "config.yaml").read_text(encoding="utf-8").splitlines()
+        pairs = (line[2:].partition(": ") for line in lines if line.startswith("# "))
+        return {key: origin for key, colon, origin in pairs if colon and " " not in key}
+
     def plot(self) -> None:
-        """Draw loss and learning rate over the steps into `loss.png`."""
-        import matplotlib
+        """Draw loss, learning rate and gradient norm over the steps into `curves.png`."""
+        from adaptery.trainers.watching.plots import save_curves
 
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-
-        rows = self.metrics()
-        steps = [row["step"] for row in rows]
-        figure, axes = pyplot.subplots(figsize=(7, 4), dpi=120)
-        axes.plot(steps, [row["loss"] for row in rows], color="tab:blue")
-        axes.set(xlabel="step", ylabel="training loss (nats per token)", ylim=(0, None))
-        rate = axes.twinx()
-        rate.plot(steps, [row["learning_rate"] for row in rows], color="tab:gray", linewidth=0.8)
-        rate.set(ylabel="learning rate", ylim=(0, None))
-        figure.tight_layout()
-        figure.savefig(self.path / "loss.png")
-        pyplot.close(figure)
+        save_curves(self.metrics(), self.path / "curves.png")

@@ -22,10 +22,10 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [row for row in map(parsed, lines) if row is not None]
 
 
-def parsed(line: bytes) -> dict[str, Any] | None:
-    """A line's value, or None of one that was cut off."""
+def parsed(text: bytes) -> dict[str, Any] | None:
+    """A JSON object, or None of one that was cut off."""
     try:
-        row = json.loads(line)
+        row = json.loads(text)
     except ValueError:
         return None
     return row if isinstance(row, dict) else None

@@ -66,5 +66,7 @@ def make_observers(
         ConfigError: a reporter's package is not installed.
     """
     from adaptery.trainers.watching.reporters import make_reporters
+    from adaptery.trainers.watching.watchman import Watchman
 
-    return [Recorder(run), *make_reporters(settings, run, watcher)]
+    watchman = Watchman(settings, run, watcher)
+    return [Recorder(run), watchman, *make_reporters(settings, run, watcher)]

@@ -30,6 +30,8 @@ class Status:
     """How long it has run, all sittings together."""
     sentence: str = ""
     """Why it failed."""
+    error: str = ""
+    """The kind of error that was."""
     version: str = ""
     """What it was published as."""
     pid: int = 0
@@ -64,14 +66,18 @@ def read_status(run: Path) -> Status:
 
 
 def is_process(pid: int) -> bool:
-    """Whether there is a process of that number here."""
+    """Whether there is a process of that number here that is more than an unburied dead."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:  # somebody else's
         return True
-    return True
+    try:
+        told = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:  # no Linux
+        return True
+    return told.rpartition(")")[2].split()[0] != "Z"
 
 
 def write_status(run: Path, status: Status) -> None:
@@ -95,7 +101,7 @@ def alive(run: Path) -> Iterator[None]:
         since=now.timestamp(),
     )
     write_status(run, status)
-    state, sentence = "failed", ""
+    state = "failed"
     with beating(run / FILE):
         try:
             yield
@@ -104,11 +110,12 @@ def alive(run: Path) -> Iterator[None]:
             state = "interrupted"
             raise
         except BaseException as error:
-            sentence = str(error) or type(error).__name__
+            kind = type(error).__name__
+            status = replace(status, sentence=str(error) or kind, error=kind)
             raise
         finally:
             seconds = status.seconds + time.time() - status.since
-            write_status(run, replace(status, state=state, sentence=sentence, seconds=seconds))
+            write_status(run, replace(status, state=state, seconds=seconds))
 
 
 @contextmanager

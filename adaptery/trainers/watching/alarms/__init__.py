@@ -1,0 +1,38 @@
+"""What can go wrong in a run: each alarm looks at its figures and finds one thing, or nothing."""
+
+from collections.abc import Callable
+
+from adaptery.trainers.watching.alarms import answers, gradient, held_out, loss, resources
+from adaptery.trainers.watching.findings import Finding
+from adaptery.trainers.watching.history import History
+
+Alarm = Callable[[History], Finding | None]
+
+ALARMS: tuple[Alarm, ...] = (
+    loss.no_number,
+    loss.collapse,
+    loss.early_rise,
+    loss.rise,
+    loss.swing,
+    loss.plateau,
+    loss.by_heart,
+    gradient.explosion,
+    gradient.vanishing,
+    held_out.overfitting,
+    held_out.gap,
+    answers.repeating,
+    answers.endless,
+    resources.out_of_memory,
+    resources.memory_growth,
+    resources.throughput,
+)
+
+
+def findings(history: History) -> list[Finding]:
+    """Everything that is wrong with what has been measured so far, one finding per alarm's name."""
+    found = (alarm(history) for alarm in ALARMS)
+    named: dict[str, Finding] = {}
+    for finding in found:
+        if finding:
+            named.setdefault(finding.alarm, finding)
+    return list(named.values())

@@ -1,0 +1,75 @@
+"""Alarms of memory and speed."""
+
+import numpy as np
+
+from adaptery.trainers.watching.findings import Change, Finding
+from adaptery.trainers.watching.history import History
+
+PARTS = 6  # of the second half of a run; each above the one before is chance once in 720 times
+GROWTH = 0.1  # of what was in use
+LEAST = 64e6  # bytes that are worth a word
+SLOW = 0.5  # of the speed before
+PATIENCE = 10  # lines that are slow, at least
+
+
+def memory_growth(history: History) -> Finding | None:
+    """More memory is in use from part to part of the run, long after everything was loaded."""
+    memory = history["memory_bytes"]
+    half = memory.array[len(memory) // 2 :]
+    if len(half) < 3 * PARTS:
+        return None
+    means = np.array([part.mean() for part in np.array_split(half, PARTS)])
+    grown = means[-1] - means[0]
+    if grown < max(GROWTH * means[0], LEAST) or np.diff(means).min() <= 0.02 * grown:
+        return None
+    steps = memory.steps[-1] - memory.steps[len(memory) // 2]
+    symptom = (
+        f"Memory in use grew from {means[0] / 1e9:.2f} to {means[-1] / 1e9:.2f} GB in the last "
+        f"{steps} steps, {grown / max(1, steps) / 1e6:.2f} MB a step, without a pause."
+    )
+    cause = "Something keeps what each step makes: look at a method or metric plugin of your own."
+    advice = "`adapters train --resume` with more checkpoints, which begins with fresh memory"
+    every = history.settings.training.checkpoint_every
+    change = (Change("training.checkpoint_every", every, every // 2),) if every > 1 else ()
+    return Finding("memory_growth", memory.steps[-1], symptom, cause, change, advice)
+
+
+def throughput(history: History) -> Finding | None:
+    """The last lines are half as fast as those before, and stay so."""
+    speed = history["tokens_per_second"]
+    last = max(PATIENCE, len(speed) // 5)
+    if len(speed) < 2 * last:
+        return None
+    before, now = np.median(speed.array[:-last]), np.median(speed.array[-last:])
+    if now >= SLOW * before:
+        return None
+    symptom = (
+        f"Speed fell from {before:,.0f} to {now:,.0f} tokens/s for the last {last} lines, up to "
+        f"step {speed.steps[-1]}."
+    )
+    cause = "Another process takes the processor or the GPU, it throttles, or memory is swapped."
+    return Finding("slow", speed.steps[-1], symptom, cause, (), "`top` or `nvidia-smi`")
+
+
+def out_of_memory(history: History) -> Finding | None:
+    """Memory ran out and the loop went on with smaller micro-batches."""
+    events = [event for event in history.events if event.get("kind") == "out_of_memory"]
+    if not events:
+        return None
+    training, halvings = history.settings.training, len(events)
+    size = max(1, training.batch_size >> halvings)
+    changes = [
+        Change("training.batch_size", training.batch_size, size),
+        Change(
+            "training.accumulation",
+            training.accumulation,
+            training.accumulation * training.batch_size // size,
+        ),
+    ]
+    if not training.gradient_checkpointing:
+        changes.append(Change("training.gradient_checkpointing", False, True))
+    step = int(events[-1]["step"])
+    times = "once" if halvings == 1 else f"{halvings} times"
+    symptom = f"Memory ran out {times}, last at step {step}, and micro-batches were made smaller."
+    cause = f"{training.batch_size} rows at once need more memory than there is."
+    return Finding("out_of_memory", step, symptom, cause, tuple(changes))

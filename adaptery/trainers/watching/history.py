@@ -1,0 +1,93 @@
+"""A run's figures as columns, grown row by row."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from adaptery.trainers.config import RunConfig
+
+Floats = NDArray[np.float64]
+
+
+class Column:
+    """One figure over the steps at which it was measured."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.values: list[float] = []
+
+    def add(self, step: int, value: float) -> None:
+        """Take in a value; those of this step and later ones are a resumed run's past."""
+        while self.steps and self.steps[-1] >= step:
+            self.steps.pop()
+            self.values.pop()
+        self.steps.append(step)
+        self.values.append(value)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @property
+    def array(self) -> Floats:
+        """The values."""
+        return np.asarray(self.values, dtype=np.float64)
+
+
+class History:
+    """Everything that was said of a run, and the configuration it was begun with."""
+
+    def __init__(self, settings: "RunConfig") -> None:
+        self.settings = settings
+        self.columns: dict[str, Column] = {}
+        self.samples: list[Mapping[str, Any]] = []
+        self.events: list[Mapping[str, Any]] = []
+
+    @classmethod
+    def of(
+        cls,
+        settings: "RunConfig",
+        rows: Iterable[Mapping[str, Any]],
+        samples: Sequence[Mapping[str, Any]] = (),
+        events: Sequence[Mapping[str, Any]] = (),
+    ) -> "History":
+        """One of rows as `RunDirectory.metrics` gives them."""
+        history = cls(settings)
+        for row in rows:
+            history.add(row)
+        history.samples, history.events = list(samples), list(events)
+        return history
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take in a row of metrics."""
+        for name, value in row.items():
+            if name != "step" and isinstance(value, int | float):
+                self.columns.setdefault(name, Column()).add(int(row["step"]), float(value))
+
+    def __getitem__(self, name: str) -> Column:
+        """A figure's column; an empty one where it was never measured."""
+        return self.columns.get(name, EMPTY)
+
+    @property
+    def rows_per_line(self) -> int:
+        """Training rows that one line of metrics is the average of, on one process."""
+        training = self.settings.training
+        return training.batch_size * training.accumulation * training.log_every
+
+    @property
+    def progress(self) -> float:
+        """The share of the run that is done, from 0 to 1."""
+        training, steps, epochs = self.settings.training, self["loss"].steps, self["epoch"].values
+        shares = [steps[-1] / training.max_steps] if steps and training.max_steps else []
+        shares += [epochs[-1] / training.epochs] if epochs else []
+        return min(1.0, max(shares, default=0.0))
+
+    @property
+    def peak_rate(self) -> float:
+        """The highest learning rate so far, or the one configured; 0 where none is known."""
+        return max(self["learning_rate"].values, default=self.settings.training.learning_rate or 0)
+
+
+EMPTY = Column()
