@@ -4,6 +4,7 @@ Whether it does is tried, on the very model, not looked up in a list of architec
 """
 
 import inspect
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-LEARNED = 3  # tokens of each row of the trial
 KINDS = ("full_attention", "sliding_attention")
 
 
@@ -36,13 +36,11 @@ def enable_packing(model: "PreTrainedModel | PeftModel") -> str | None:
     reason = unfit(base)
     if reason:
         return reason
-    before = base.config._attn_implementation
-    rows = trial_rows(base.config.get_text_config().vocab_size)
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            return enable(base, before, rows, [alone(base, row) for row in rows])
+            return enable(base)
     finally:
         model.train(training)
 
@@ -60,49 +58,70 @@ def unfit(base: "PreTrainedModel") -> str | None:
     return None
 
 
-def enable(base: Any, before: str, rows: list[Row], expected: list[Tensor]) -> str | None:
+def enable(base: Any) -> str | None:
     """Change the model part by part; undo a part that changes what it computes."""
+    before = base.config._attn_implementation
+    vocabulary = base.config.get_text_config().vocab_size
+    every, last = Trial.of(base, trial_rows(vocabulary)), Trial.of(base, trial_rows(vocabulary, 3))
     base.set_attn_implementation(NAME)
-    packed = pack(rows).to(base.device)
-    wanted = torch.cat(expected)
-    reason = differs(base, packed, wanted)
+    reason = every.failure(base)
     if reason:
         base.set_attn_implementation(before)
         return reason
     shortcut = shorten(base)
-    if shortcut and differs(base, packed, wanted):
+    if shortcut and last.failure(base):
         shortcut.remove()
     head = base.get_output_embeddings()
     if type(head) is nn.Linear:
-        losses = LossHead(base, head)
-        true = cross_entropy(wanted.float(), packed.layout.targets, reduction="none")
-        if not alike(token_losses(base, packed)[0], true):
-            losses.remove()
+        fused = LossHead(base, head)
+        if not every.same_losses(base):
+            fused.remove()
     return None
 
 
-def differs(base: nn.Module, packed: Packed, wanted: Tensor) -> str | None:
-    """What goes wrong with packed rows, if anything does."""
-    try:
-        logits = label_logits(base, packed)
-    except (UsageError, TypeError, ValueError, RuntimeError) as error:
-        return f"it cannot compute them: {error}"
-    if logits.shape != wanted.shape or not alike(logits, wanted):
-        return "its tokens see those of other rows"
-    return None
+@dataclass(frozen=True)
+class Trial:
+    """Packed rows and the logits, (learned, vocabulary), that the plain model gives each alone."""
+
+    packed: Packed
+    wanted: Tensor
+
+    @classmethod
+    def of(cls, base: Any, rows: list[Row]) -> "Trial":
+        return cls(pack(rows).to(base.device), torch.cat([alone(base, row) for row in rows]))
+
+    def failure(self, base: nn.Module) -> str | None:
+        """What goes wrong with packed rows, if anything does."""
+        try:
+            logits = label_logits(base, self.packed)
+        except (UsageError, TypeError, ValueError, RuntimeError, IndexError) as error:
+            return f"it cannot compute them: {error}"
+        if logits.shape != self.wanted.shape or not alike(logits, self.wanted):
+            return "its tokens see those of other rows"
+        return None
+
+    def same_losses(self, base: nn.Module) -> bool:
+        """Whether the model's losses are the cross-entropies of those logits."""
+        targets = self.packed.layout.targets
+        true = cross_entropy(self.wanted.float(), targets, reduction="none")
+        return alike(token_losses(base, self.packed)[0], true)
 
 
-def trial_rows(vocabulary: int) -> list[Row]:
-    """A few short rows of different lengths, whose last tokens are learned."""
+def trial_rows(vocabulary: int, learned: int | None = None) -> list[Row]:
+    """A few short rows of different lengths, whose last tokens are learned; or all of them."""
     rows = [[(3 + 7 * n + 13 * i) % vocabulary for i in range(13 + 4 * n)] for n in range(3)]
-    return [(ids, [IGNORED] * (len(ids) - LEARNED) + ids[-LEARNED:]) for ids in rows]
+    made: list[Row] = []
+    for ids in rows:
+        start = len(ids) - (learned or len(ids))
+        made.append((ids, [IGNORED] * start + ids[start:]))
+    return made
 
 
 def alone(base: Any, row: Row) -> Tensor:
     """The logits of one row by itself that its learned tokens are predicted by."""
     ids = torch.tensor([row[0]], device=base.device)
-    logits: Tensor = base(input_ids=ids, use_cache=False).logits[0, -1 - LEARNED : -1]
-    return logits
+    logits: Tensor = base(input_ids=ids, use_cache=False).logits[0, :-1]
+    return logits[[label != IGNORED for label in row[1][1:]]]
 
 
 def alike(one: Tensor, other: Tensor) -> bool:

@@ -23,9 +23,11 @@ def fuse(model: "PeftModel | nn.Module") -> int:
     Layers look at their state at each call, and where it is not plain LoRA (disabled, merged,
     dropout, DoRA, several adapters) they go PEFT's own way, so nothing needs to be undone.
     """
-    from peft.tuners.lora import Linear
+    from peft.import_utils import is_bnb_4bit_available
+    from peft.tuners import lora
 
-    layers = [module for module in model.modules() if isinstance(module, Linear)]
+    kinds = (lora.Linear, lora.Linear4bit) if is_bnb_4bit_available() else (lora.Linear,)
+    layers = [module for module in model.modules() if isinstance(module, kinds)]
     for layer in layers:
         layer.forward = MethodType(forward, layer)
     return len(layers)
