@@ -1,6 +1,6 @@
 """The model that is trained: the base as the method wants it, with a fresh adapter."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adaptery.base_model import LocalBase
 from adaptery.errors import ConfigError, DoesNotFit
@@ -90,3 +90,16 @@ def add_adapter(
         adapted.enable_input_require_grads()  # else nothing below the first layer is recomputed
         adapted.gradient_checkpointing_enable({"use_reentrant": False})
     return adapted
+
+
+def speed_up(model: Any, packing: str) -> str | None:
+    """Fuse the adapter's layers, and prepare the model for packed rows.
+
+    Returns:
+        Why rows cannot be packed, or are not to be; None if they are.
+    """
+    from adaptery.trainers.compute import enabling, lora, memory
+
+    memory.keep_freed_memory()
+    lora.fuse(model)
+    return "packing is off" if packing == "off" else enabling.enable_packing(model)

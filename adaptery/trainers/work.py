@@ -1,10 +1,11 @@
 """What a run works with, and the pieces of work: prepare, measure, fit."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from adaptery.base_model import LocalBase, open_base
+from adaptery.errors import ConfigError
 from adaptery.trainers.audit import Part, Rules, audit, within
 from adaptery.trainers.config import RunConfig
 from adaptery.trainers.control import Best
@@ -18,7 +19,7 @@ from adaptery.trainers.evaluation.scoring import (
     evaluate,
     wanted_metrics,
 )
-from adaptery.trainers.loading import add_adapter, arithmetic, load_base
+from adaptery.trainers.loading import add_adapter, arithmetic, load_base, speed_up
 from adaptery.trainers.loop import Loop
 from adaptery.trainers.method import Method
 from adaptery.trainers.optimizers import check_training, make_schedule
@@ -29,6 +30,7 @@ from adaptery.trainers.tasks.base import Task
 from adaptery.trainers.tasks.forward import Forward
 from adaptery.trainers.tasks.making import make_task
 from adaptery.trainers.watching import Watcher, make_observers
+from adaptery.trainers.watching.sampling import take_samples
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -123,8 +125,20 @@ class Work:
         return load_base(self.base, self.task, self.parts.method, precision)
 
     def adapt(self, model: "PreTrainedModel") -> Any:
-        """Put a fresh adapter on the base."""
-        return add_adapter(model, self.task, self.parts.method, self.settings, self.steps)
+        """Put a fresh adapter on the base, and let rows through it in the fastest way it allows.
+
+        Raises:
+            ConfigError: packing is asked for, and this model cannot do it.
+        """
+        adapted = add_adapter(model, self.task, self.parts.method, self.settings, self.steps)
+        reason = speed_up(adapted, self.settings.training.packing)
+        if reason and self.settings.training.packing == "on":
+            raise ConfigError(
+                f"training.packing is on, but this model's rows cannot be packed: {reason}. "
+                "Set it to auto; they are padded then."
+            )
+        self.task.forward = replace(self.task.forward, packed=reason is None)
+        return adapted
 
     def fit(self, model: Any, run: RunDirectory, *, resume: bool) -> dict[str, Any]:
         """Train, from the newest checkpoint if resumed; returns what a manifest says of it."""
@@ -134,7 +148,8 @@ class Work:
         optimizer = method.optimizer(model, rate, training)
         autocast, scaler = arithmetic(training.precision, model.device.type)
         run.checkpoints.keep = training.keep_checkpoints
-        main = self.processes.main
+        observers = make_observers(self.settings, run, self.watcher) if self.processes.main else ()
+        asked = self.tests[: evaluation.samples]
         loop = Loop(
             model=model,
             method=method,
@@ -147,16 +162,21 @@ class Work:
             training=training,
             checkpoints=run.checkpoints,
             watcher=self.watcher,
-            observers=make_observers(self.settings, run, self.watcher) if main else (),
+            observers=observers,
             total=self.steps,
             inputs=f"{self.base.identity.digest} {self.train.digest}",
             best=Best(evaluation.best, evaluation.patience),
             evaluate=lambda: self.measure(model).metrics,
+            sample=lambda: take_samples(self.task, model, asked, evaluation.max_new_tokens),
             every=evaluation.every,
         )
-        if resume:
-            loop.resume()
-        loop.fit(self.examples)
+        try:
+            if resume:
+                loop.resume()
+            loop.fit(self.examples)
+        finally:
+            for observer in observers:
+                observer.end()
         return loop.outcome()
 
     def measure_base(self, model: "PreTrainedModel") -> dict[str, float]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from adaptery.trainers.compute.packing import Packed
+
 
 @dataclass(frozen=True)
 class Forward:
@@ -38,6 +40,10 @@ class Forward:
         """
         import torch
 
+        if self.packed:
+            from adaptery.trainers.compute.losses import token_losses
+
+            return token_losses(model, self._pack(rows))
         logits, labels, index = self.learned_logits(model, rows)
         losses = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
         return losses, index
@@ -51,6 +57,13 @@ class Forward:
         only where some row has a label: with the vocabulary's size they are the largest tensor of a
         step, and most positions are prompt.
         """
+        if self.packed:
+            from adaptery.trainers.compute.losses import label_logits
+
+            packed = self._pack(rows)
+            logits = label_logits(model, packed)
+            layout = packed.layout
+            return logits, layout.targets.to(logits.device), layout.row.to(logits.device)
         batch = pad([(row.ids, row.labels) for row in rows], self.pad_token)
         labels = batch.labels[:, 1:]
         columns = (labels != IGNORED).any(0).nonzero().flatten()
@@ -71,6 +84,11 @@ class Forward:
         logits: torch.Tensor = self._run(model, batch, **more).logits
         return logits.float()
 
+    def _pack(self, rows: Sequence[Example]) -> "Packed":
+        from adaptery.trainers.compute.packing import pack as lay_out
+
+        return lay_out([(row.ids, row.labels) for row in rows], fill=self.pad_token)
+
     def _run(self, model: Any, batch: Batch, **more: Any) -> Any:
         device = next(model.parameters()).device
         more = {n: v.to(device) if hasattr(v, "to") else v for n, v in more.items()}
@@ -84,9 +102,13 @@ class Forward:
 
     def greedy_answers(self, model: Any, rows: Sequence[Example], longest: int) -> list[str]:
         """The model's greedy answers to the rows' prompts, of at most `longest` tokens."""
+        return self.texts(self.generated(model, rows, longest))
+
+    def generated(self, model: Any, rows: Sequence[Example], longest: int) -> "torch.Tensor":
+        """The tokens of those answers, (rows, tokens), padded behind the end token."""
         batch = pad([(row.prompt, row.prompt) for row in rows], self.pad_token)
         device = next(model.parameters()).device
-        generated = model.generate(
+        generated: torch.Tensor = model.generate(
             input_ids=batch.ids.to(device),
             attention_mask=batch.mask.to(device),
             max_new_tokens=longest,
@@ -94,5 +116,8 @@ class Forward:
             use_cache=True,
             pad_token_id=self.pad_token,
         )
-        new = generated[:, batch.ids.shape[1] :]
+        return generated[:, batch.ids.shape[1] :]
+
+    def texts(self, new: "torch.Tensor") -> list[str]:
+        """What generated tokens say."""
         return [t.strip() for t in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
