@@ -5,7 +5,7 @@ so that accumulation and processes change memory and time and not the result.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from adaptery.trainers.processes import Processes
 from adaptery.trainers.steps import cut, next_smaller, rows_in_step, steps_in_epoch, steps_of
 from adaptery.trainers.tasks.base import Task
 from adaptery.trainers.watching import Observer, Watcher
+from adaptery.trainers.watching.sampling import Sample
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,8 @@ class Loop:
     best: Best = field(default_factory=Best)
     evaluate: Callable[[], Mapping[str, float]] = dict
     """Measures the model on held-out rows; called every `every` steps."""
+    sample: Callable[[], Iterable[Sample]] = tuple
+    """Asks the model, to be seen by people; called with `evaluate`."""
     every: int | None = None
     step: int = 0
     seconds: float = 0.0
@@ -229,7 +232,10 @@ class Loop:
         """Measure on the held-out rows; returns whether the run was never better."""
         with undisturbed():
             scores = self.processes.from_main(dict(self.evaluate()))
+            samples = list(self.sample()) if self.observers else []
         for observer in self.observers:
+            for sample in samples:
+                observer.sample(self.step, *sample)
             observer.row({"step": self.step, **{f"eval.{n}": s for n, s in scores.items()}})
         self.show()
         if not self.method.settled(self.model, self.step):
