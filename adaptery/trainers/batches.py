@@ -1,4 +1,4 @@
-"""Rows into padded batches: which rows go together, and in what order."""
+"""Rows into batches: which rows go together, in what order; and padding, where rows need it."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -46,9 +46,9 @@ def pad(rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_token: int) -> 
 
 
 def epoch_order(
-    examples: Sequence[Example], size: int, seed: int, epoch: int
+    examples: Sequence[Example], size: int, seed: int, epoch: int, grouped: bool = True
 ) -> Iterator[list[Example]]:
-    """One epoch's batches: shuffled, then rows of like length together within a window.
+    """One epoch's batches: shuffled, and if `grouped` rows of like length together in a window.
 
     Depends on seed and epoch alone, so that a resumed run sees the rows that it would have seen.
     """
@@ -56,10 +56,31 @@ def epoch_order(
     rows = list(examples)
     rng.shuffle(rows)
     for start in range(0, len(rows), size * WINDOW):
-        window = sorted(rows[start : start + size * WINDOW], key=lambda row: len(row.ids))
+        window = rows[start : start + size * WINDOW]
+        if grouped:
+            window.sort(key=lambda row: len(row.ids))
         batches = [window[i : i + size] for i in range(0, len(window), size)]
         rng.shuffle(batches)
         yield from batches
+
+
+def cut(
+    rows: Sequence[Example], size: int, most_tokens: int | None = None
+) -> Iterator[list[Example]]:
+    """Rows in order, in micro-batches of at most `size` rows and `most_tokens` tokens.
+
+    A row of more tokens than that stands alone.
+    """
+    batch: list[Example] = []
+    tokens = 0
+    for row in rows:
+        tokens += len(row.ids)
+        if batch and (len(batch) == size or (most_tokens and tokens > most_tokens)):
+            yield batch
+            batch, tokens = [], len(row.ids)
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 def by_length(examples: Sequence[Example], size: int) -> Iterator[list[int]]:

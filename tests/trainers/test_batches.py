@@ -1,11 +1,12 @@
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptery.trainers.batches import WIDTH, by_length, epoch_order, pad
+from adaptery.trainers.batches import WIDTH, by_length, cut, epoch_order, pad
 from adaptery.trainers.encoding import IGNORED, Example
 
 
@@ -55,6 +56,35 @@ def test_rows_of_like_length_stand_together() -> None:
     data = examples(256)
     unsorted = [data[i : i + 8] for i in range(0, 256, 8)]
     assert waste(list(epoch_order(data, 8, 0, 0))) < waste(unsorted) / 4
+
+
+def test_rows_that_are_not_grouped_stand_as_they_were_shuffled() -> None:
+    data = examples(256)
+    plain = [row for batch in epoch_order(data, 8, 0, 0, grouped=False) for row in batch]
+    grouped = [row for batch in epoch_order(data, 8, 0, 0) for row in batch]
+    assert plain != grouped
+    assert sorted(plain, key=lambda row: int(row.origin)) == data
+    lengths = [len(row.ids) for row in plain]
+    assert lengths != sorted(lengths)
+
+
+@given(rows=st.integers(0, 60), size=st.integers(1, 20), most=st.none() | st.integers(1, 60))
+def test_micro_batches_keep_order_and_bounds(rows: int, size: int, most: int | None) -> None:
+    data = examples(rows)
+    batches = list(cut(data, size, most))
+    assert [row for batch in batches for row in batch] == data
+    for batch in batches:
+        assert 1 <= len(batch) <= size
+        assert len(batch) == 1 or not most or sum(len(row.ids) for row in batch) <= most
+
+
+@given(size=st.integers(1, 20), most=st.none() | st.integers(1, 60))
+def test_micro_batches_are_no_more_than_needed(size: int, most: int | None) -> None:
+    """No row would have fitted into the micro-batch before its own."""
+    batches = list(cut(examples(60), size, most))
+    for before, after in pairwise(batches):
+        tokens = sum(len(row.ids) for row in (*before, after[0]))
+        assert len(before) == size or (most and tokens > most)
 
 
 @given(rows=st.integers(0, 60), size=st.integers(1, 20))
