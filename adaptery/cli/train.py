@@ -20,6 +20,7 @@ from adaptery.cli.context import (
 )
 from adaptery.cli.flags import config_flags, given
 from adaptery.cli.launch import launch, one_voice
+from adaptery.cli.repeat import repeat
 from adaptery.config import (
     Layer,
     Resolved,
@@ -96,6 +97,13 @@ NEWEST = Path("newest")  # run directory that `--resume` without a value goes on
     help="Train in several processes, started as `accelerate launch ARGUMENTS` would: "
     '"--num_processes 2 --cpu".',
 )
+@click.option(
+    "--from",
+    "again",
+    metavar="REF",
+    help="Train as this version was trained, and say whether the result is the same; give --data "
+    "and --eval-data, and --base if it is elsewhere now. Exit code 5 if it is not.",
+)
 @click.option("--no-publish", is_flag=True, help="Leave the adapter in the run directory.")
 @reason_option
 @registry_option
@@ -107,12 +115,13 @@ def train_command(
     options: tuple[str, ...],
     resume: Path | None,
     launcher: str | None,
+    again: str | None,
     no_publish: bool,
     reason: str,
     registry: str,
     as_json: bool,
     **flags: str | None,
-) -> None:
+) -> int:
     """Train an adapter and publish it as the next version.
 
     FILE is a YAML file of options. Flags win over --set, then the environment
@@ -120,6 +129,9 @@ def train_command(
     """
     if launcher is not None:
         launch(launcher)
+    if again:
+        layers = layers_over(file, preset, resume, assignments, options, flags)
+        return repeat(again, layers, registry, reason, no_publish=no_publish, as_json=as_json)
     with one_voice():
         if resume and resume.is_file() and not file:  # --resume run.yaml
             file, resume = resume, NEWEST
@@ -139,6 +151,7 @@ def train_command(
         result = run(config, parts, resume)
         version = publish(config.value.name, result, store, reason) if store else None
         show(result, version, as_json)
+    return 0
 
 
 def run_config(
@@ -171,6 +184,29 @@ def run_config(
         used,
     ]
     return resolve(RunConfig, layers)
+
+
+def layers_over(
+    file: Path | None,
+    preset: str | None,
+    resume: Path | None,
+    assignments: tuple[str, ...],
+    options: tuple[str, ...],
+    flags: Mapping[str, str | None],
+) -> list[Layer]:
+    """What lies over a configuration that is not read from a file.
+
+    Raises:
+        ConfigError: another configuration is given too.
+    """
+    if file or preset or resume:
+        raise ConfigError(
+            "--from takes the configuration from a version's manifest; give no FILE, --preset or "
+            "--resume with it."
+        )
+    own = read_assignments(options).values
+    own_layer = Layer({"options": own}, {f"options.{key}": "--option" for key in own})
+    return [read_assignments(assignments), own_layer, given(FLAGS, flags)]
 
 
 def newest_run(config: RunConfig) -> Path:

@@ -4,6 +4,7 @@ import importlib.metadata
 import sys
 from typing import Any
 
+from adaptery.trainers.loading import precision
 from adaptery.trainers.work import Work
 from adaptery.types import Manifest, ProbePrompt, sha256_of
 
@@ -45,6 +46,9 @@ def recorded(work: Work) -> dict[str, Any]:
     Of files there is the name, and for held-out rows a digest: `data_digest` is of those trained on.
     """
     config = work.settings.model_dump(mode="json", exclude=INCIDENTAL)
+    rate = work.settings.training.learning_rate or work.parts.method.learning_rate
+    config["training"]["learning_rate"] = rate
+    config["arithmetic"] = arithmetic(work.settings.training.precision)
     config["options"] = work.parts.method.options.model_dump(mode="json")
     config["task"] = work.task.recorded()
     config["data"]["format"] = work.train.format
@@ -55,6 +59,20 @@ def recorded(work: Work) -> dict[str, Any]:
     if work.held_out:
         config["held_out_digest"] = work.held_out.digest
     return config
+
+
+def arithmetic(wanted: str) -> dict[str, Any]:
+    """By what the result was computed, as far as its last bits depend on it."""
+    import torch
+
+    gpu = torch.cuda.is_available()
+    return {
+        "dtype": str(precision(wanted)).removeprefix("torch."),
+        "processor": torch.cuda.get_device_name()
+        if gpu
+        else torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def package_versions() -> dict[str, str]:
