@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
@@ -185,7 +185,15 @@ def default_instruction(kind: str, words: Mapping[str, str]) -> str:
     return f"{question} Answer with one word: {choice}."
 
 
-def default_words(kind: str, labels: Sequence[str]) -> dict[str, str]:
-    """The label itself is its word; 0 and 1 of a pair become no and yes."""
-    named: dict[str, Any] = {"0": "no", "1": "yes"} if kind == "pair" else {}
-    return {label: named.get(label, label) for label in labels}
+def default_words(kind: str, labels: Sequence[str]) -> list[dict[str, str]]:
+    """Words for the labels where none are given, the most natural first.
+
+    The label itself is its word. 0 and 1 of a pair become no and yes, in several cases, because not
+    every tokenizer gives both equally many tokens in each.
+    """
+    own = {label: label for label in labels}
+    if kind != "pair" or set(labels) != {"0", "1"}:
+        return [own]
+    return [{"0": no, "1": yes} for no, yes in (("no", "yes"), ("No", "Yes"), ("NO", "YES"))] + [
+        own
+    ]

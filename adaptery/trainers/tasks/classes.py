@@ -67,7 +67,7 @@ def find_classes(settings: TaskConfig, rows: Sequence[Row]) -> Classification:
     words: dict[str, str] = {}
     instruction = None
     if settings.way == "words":
-        words = default_words(kind, labels) | settings.words
+        words = default_words(kind, labels)[0] | settings.words
         instruction = instruction_of(settings, words, rows)
     return Classification(
         kind=kind, way=settings.way, labels=labels, words=words, instruction=instruction

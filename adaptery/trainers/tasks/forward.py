@@ -27,7 +27,7 @@ class Forward:
 
     @property
     def pad_token(self) -> int:
-        """A token to pad with; masked everywhere, so the end token serves where there is no other."""
+        """A token to pad with; it is masked, so the end token serves where there is no other."""
         pad_token = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad_token is None else pad_token)
 
@@ -53,9 +53,9 @@ class Forward:
     ) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
         """The logits that learned tokens are predicted by, the tokens, and the rows they are of.
 
-        Of shapes (learned, vocabulary), (learned,) and (learned,), rows in order. Logits are computed
-        only where some row has a label: with the vocabulary's size they are the largest tensor of a
-        step, and most positions are prompt.
+        Of shapes (learned, vocabulary), (learned,) and (learned,), rows in order. Logits are
+        computed only where some row has a label: with the vocabulary's size they are the largest
+        tensor of a step, and most positions are prompt.
         """
         if self.packed:
             from adaptery.trainers.compute.losses import label_logits

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from adaptery.classification import Classification
-from adaptery.errors import UsageError
+from adaptery.classification import Classification, default_words
+from adaptery.errors import DataError, UsageError
 from adaptery.trainers.config import TaskConfig
 from adaptery.trainers.data.rows import Row
 from adaptery.trainers.tasks.base import Task
@@ -32,8 +32,18 @@ def make_task(settings: TaskConfig, forward: Forward, rows: Sequence[Row]) -> Ta
         return Sft(forward)
     classes = find_classes(settings, rows)
     weights = class_weights(settings, classes, rows)
-    make = Head if settings.way == "head" else LabelWords
-    return make(forward, settings, classes, weights)
+    if settings.way == "head":
+        return Head(forward, settings, classes, weights)
+    refused = []
+    for words in (
+        [settings.words] if settings.words else default_words(settings.kind, classes.labels)
+    ):
+        try:
+            named = find_classes(settings.model_copy(update={"words": words}), rows)
+            return LabelWords(forward, settings, named, weights)
+        except DataError as error:
+            refused.append(error)
+    raise refused[0]
 
 
 def remake_task(manifest: Manifest, forward: Forward, offsets: Sequence[float] = ()) -> Task:
