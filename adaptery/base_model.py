@@ -4,6 +4,7 @@ Trainers need a base to train on, the registry to check adapters against, servin
 stands beside `types`, below all three. Nothing heavy is imported before a function needs it.
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -74,7 +75,10 @@ class LocalBase:
     @property
     def tokenizer_digest(self) -> str:
         """SHA-256 over vocabulary, merges and special tokens, however the files are laid out."""
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        backend = copy.deepcopy(getattr(self.tokenizer, "backend_tokenizer", None))
+        if backend:
+            backend.no_truncation()  # how it was last called is written into it too
+            backend.no_padding()
         content = (
             backend.to_str() if backend else json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
         )

@@ -218,3 +218,12 @@ def test_a_base_without_tokenizer_is_a_sentence(copy: Path) -> None:
         path.unlink()
     with pytest.raises(BaseNotFound, match="tokenizer"):
         _ = open_base(str(copy)).tokenizer
+
+
+def test_how_a_tokenizer_was_called_does_not_change_its_digest(tiny_base: Path) -> None:
+    base = open_base(str(tiny_base))
+    before = base.tokenizer_digest
+    base.tokenizer(["one", "one and another"], padding=True, truncation=True, max_length=2)
+    assert base.tokenizer_digest == before == open_base(str(tiny_base)).tokenizer_digest
+    base.tokenizer.add_tokens(["anothertoken"])
+    assert base.tokenizer_digest != before
