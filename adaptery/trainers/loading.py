@@ -77,15 +77,25 @@ def end_tokens(model: "PreTrainedModel", base: LocalBase) -> list[int]:
     return sorted({token for token in [*named, base.tokenizer.eos_token_id] if token is not None})
 
 
+def adapter_plan(
+    model: "PreTrainedModel", task: Task, config: RunConfig, total_steps: int
+) -> AdapterPlan:
+    """What the adapter of this model, of which an outline will do, is to be.
+
+    Raises:
+        UnknownName, ConfigError: the targets are no layers of this model.
+    """
+    targets = resolve_targets(model, config.lora.targets)
+    heads = head_modules(model) if task.head_labels else ()
+    seed = config.training.seed
+    return AdapterPlan(config.lora, targets, total_steps, seed, task.task_type, heads)
+
+
 def add_adapter(
     model: "PreTrainedModel", task: Task, method: Method, config: RunConfig, total_steps: int
 ) -> "PeftModel":
     """Put a fresh adapter on the base; its parameters are fp32 and the only trainable ones."""
-    targets = resolve_targets(model, config.lora.targets)
-    seed = config.training.seed
-    heads = head_modules(model) if task.head_labels else ()
-    plan = AdapterPlan(config.lora, targets, total_steps, seed, task.task_type, heads)
-    adapted = method.adapt(model, plan)
+    adapted = method.adapt(model, adapter_plan(model, task, config, total_steps))
     if config.training.gradient_checkpointing:
         adapted.enable_input_require_grads()  # else nothing below the first layer is recomputed
         adapted.gradient_checkpointing_enable({"use_reentrant": False})

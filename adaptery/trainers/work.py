@@ -19,10 +19,17 @@ from adaptery.trainers.evaluation.scoring import (
     evaluate,
     wanted_metrics,
 )
-from adaptery.trainers.loading import add_adapter, arithmetic, load_base, speed_up
+from adaptery.trainers.loading import (
+    adapter_plan,
+    add_adapter,
+    arithmetic,
+    load_base,
+    speed_up,
+)
 from adaptery.trainers.loop import Loop
 from adaptery.trainers.method import Method
 from adaptery.trainers.optimizers import check_training, make_schedule
+from adaptery.trainers.plan.outline import outline
 from adaptery.trainers.processes import Processes
 from adaptery.trainers.run_directory import RunDirectory
 from adaptery.trainers.steps import count_steps
@@ -95,7 +102,15 @@ class Work:
             examples, tests = within(examples, data.max_length), within(tests, data.max_length)
         work = cls(settings, parts, watcher, base, task, train, held_out, examples, tests)
         check_best(settings.evaluation.best, list(work.metrics))
+        work.check_adapter()
         return work
+
+    def check_adapter(self) -> None:
+        """Refuse targets or options that do not fit this base, by its outline."""
+        model = outline(self.base, self.task.head_labels)
+        plan = adapter_plan(model, self.task, self.settings, self.steps)
+        if self.parts.method.makes_adapter:
+            self.parts.method.peft_config(plan)
 
     @property
     def steps(self) -> int:

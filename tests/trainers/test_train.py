@@ -38,7 +38,7 @@ def test_the_manifest_says_what_was_done(base: LocalBase, tmp_path: Path) -> Non
     assert manifest.template_digest == sha256_of(str(base.tokenizer.chat_template).encode())
     assert manifest.tokenizer_digest == base.tokenizer_digest
     assert manifest.packages.keys() >= {"python", "torch", "peft", "transformers", "adaptery"}
-    assert manifest.config["options"] == {"ratio": 4.0}
+    assert manifest.config["options"]["ratio"] == 4.0
     assert manifest.config["lora"]["r"] == 4
     assert manifest.config["data"]["train"] == "train.jsonl"
     assert str(tmp_path) not in json.dumps(manifest.config)
@@ -50,7 +50,7 @@ def test_a_run_directory_holds_the_story(tiny_base: Path, tmp_path: Path) -> Non
     assert {path.name for path in result.run.iterdir()} >= {
         "config.yaml",
         "metrics.jsonl",
-        "checkpoint.pt",
+        "checkpoint-10.pt",
         "adapter",
         "result.json",
     }
