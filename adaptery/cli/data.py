@@ -60,7 +60,7 @@ class Asked:
 
     sources: list[str]
     data: DataConfig
-    task: TaskConfig | None
+    task: TaskConfig
     base: str
     revision: str | None
 
@@ -85,19 +85,38 @@ def ask(
     """
     if not sources and config is None:
         raise UsageError("Name at least one data file, or a run's YAML file with --config.")
-    used, assigned = given(FLAGS, flags), read_assignments(assignments)
     missing: dict[str, Any] = {"name": "data", "base": ""}  # what a run needs and a look does not
     layers = [
         Layer(missing | ({"data": {"train": sources[0]}} if sources else {}), {}),
         read_file(config) if config else Layer({}, {}),
         read_environment(RunConfig),
-        assigned,
-        used,
+        read_assignments(assignments),
+        given(FLAGS, flags),
     ]
+    if config is None:
+        layers.insert(1, Layer({"task": {"kind": kind_of(sources[0], layers)}}, {}))
     run = resolve(RunConfig, layers).value
-    own = any("task" in layer.values for layer in layers)
     files = list(sources) or [name for name in (run.data.train, run.data.eval) if name]
-    return Asked(files, run.data, run.task if own or config else None, run.base, run.revision)
+    return Asked(files, run.data, run.task, run.base, run.revision)
+
+
+def kind_of(source: str, layers: Sequence[Layer]) -> str:
+    """The task that a file's columns speak for: a class of one or two texts, or answers."""
+    from adaptery.trainers.data.reading import first_row
+    from adaptery.trainers.data.rows import Labelled
+
+    others = [
+        Layer({key: value for key, value in layer.values.items() if key != "task"}, layer.origins)
+        for layer in layers
+    ]
+    settings = resolve(RunConfig, others).value.data
+    try:
+        row = first_row(source, settings, plugins().load_all("data_formats"))
+    except DataError:
+        return "sft"  # what is wrong is told when the file is read
+    if not isinstance(row, Labelled):
+        return "sft"
+    return "pair" if len(row.texts) == 2 else "classify"
 
 
 @click.group("data")
@@ -212,7 +231,9 @@ def share(count: int, rows: int) -> str:
 @click.argument("file", required=False)
 @config_flags(RunConfig, FLAGS)
 @click.option("--mask", is_flag=True, help="Mark what is learned: by colour, or between ⟦ and ⟧.")
-@click.option("-n", "--rows", "count", default=3, show_default=True, help="How many rows.")
+@click.option(
+    "-n", "--rows", "count", type=click.IntRange(1), default=3, show_default=True, help="How many."
+)
 @config_option
 @set_option
 @json_option
@@ -229,7 +250,6 @@ def preview_command(
 
     --json gives token ids, tokens and labels (-100 where nothing is learned).
     """
-    from adaptery.trainers.audit.checking import found_task
     from adaptery.trainers.data.reading import read_rows
     from adaptery.trainers.tasks.forward import Forward
     from adaptery.trainers.tasks.making import make_task
@@ -239,13 +259,14 @@ def preview_command(
     if tokenizer is None:
         raise UsageError("What the model will see is its tokenizer's to say: name it with --base.")
     data = read_rows(asked.sources[0], asked.data, plugins().load_all("data_formats"))
-    task = make_task(asked.task or found_task(data), Forward(tokenizer), data.rows)
+    task = make_task(asked.task, Forward(tokenizer), data.rows)
     examples = task.encode(data.rows[:count])
     if as_json:
         print_json([as_data(example, tokenizer) for example in examples])
         return
     for example in examples:
-        show_example(example, tokenizer, mask=mask)
+        label = None if example.label is None else task.labels[example.label]
+        show_example(example, label, tokenizer, mask=mask)
 
 
 def as_data(example: "Example", tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
@@ -261,12 +282,14 @@ def as_data(example: "Example", tokenizer: "PreTrainedTokenizerBase") -> dict[st
     }
 
 
-def show_example(example: "Example", tokenizer: "PreTrainedTokenizerBase", *, mask: bool) -> None:
-    """An example for people."""
+def show_example(
+    example: "Example", label: str | None, tokenizer: "PreTrainedTokenizerBase", *, mask: bool
+) -> None:
+    """An example, and its class if it has one, for people."""
     from rich.text import Text
 
     console = stdout()
-    told = f", class {example.answer!r}" if example.label is not None else ""
+    told = f", class {label!r}" if label is not None else ""
     console.print(
         f"── {example.origin}: {len(example.ids)} tokens, {example.learned} learned{told}",
         style="dim",

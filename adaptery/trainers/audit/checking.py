@@ -10,7 +10,7 @@ from adaptery.trainers.audit.report import AuditReport, audit
 from adaptery.trainers.config import DataConfig, TaskConfig
 from adaptery.trainers.data.findings import DefectiveData, Finding
 from adaptery.trainers.data.reading import read_rows
-from adaptery.trainers.data.rows import Dataset, Format, Labelled
+from adaptery.trainers.data.rows import Dataset, Format
 from adaptery.trainers.encoding import Example
 from adaptery.trainers.tasks.base import Task
 from adaptery.trainers.tasks.classes import find_classes
@@ -22,14 +22,16 @@ from adaptery.trainers.watching import Watcher
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+UNFIT = "unfit-for-task"
+TOLD_BY_AUDIT = {"single-class", "unknown-label"}  # what a task refuses too
+
 
 @dataclass
 class Check:
     """What files are checked with. What is wrong gathers in `findings`, so that all of it shows."""
 
     data: DataConfig
-    task: TaskConfig | None
-    """None: by the columns of the first file."""
+    task: TaskConfig
     formats: Mapping[str, Format]
     tokenizer: "PreTrainedTokenizerBase | None"
     watcher: Watcher
@@ -40,13 +42,12 @@ class Check:
         files = [data for source in sources if (data := self.read(source, findings))]
         if not files:
             return AuditReport(tuple(findings), ())
-        settings = self.task or found_task(files[0])
-        task = self.make(settings, files[0], findings)
+        task = self.make(files[0], findings)
         parts = [Part.of(data, self.encode(task, data, findings)) for data in files]
-        report = audit(parts, self.rules(settings, task))
-        known = {finding.code for finding in report.errors}
-        more = [finding for finding in findings if finding.code not in known]
-        return replace(report, findings=(*more, *report.findings))
+        report = audit(parts, self.rules(task))
+        if any(finding.code in TOLD_BY_AUDIT for finding in report.errors):
+            findings = [finding for finding in findings if finding.code != UNFIT]
+        return replace(report, findings=(*findings, *report.findings))
 
     def read(self, source: str, findings: list[Finding]) -> Dataset | None:
         """A file's rows, if it can be read."""
@@ -56,17 +57,17 @@ class Check:
             findings += findings_of(error, "unreadable-file")
             return None
 
-    def make(self, settings: TaskConfig, data: Dataset, findings: list[Finding]) -> Task | None:
+    def make(self, data: Dataset, findings: list[Finding]) -> Task | None:
         """The task, if there is a tokenizer and the rows are fit for it."""
         try:
             if self.tokenizer:
-                return make_task(settings, Forward(self.tokenizer), data.rows)
-            if settings.kind != "sft":
-                find_classes(settings, data.rows)
+                return make_task(self.task, Forward(self.tokenizer), data.rows)
+            if self.task.kind != "sft":
+                find_classes(self.task, data.rows)
         except ConfigError:
             raise
         except DataError as error:
-            findings += findings_of(error, "unfit-for-task")
+            findings += findings_of(error, UNFIT)
         return None
 
     def encode(self, task: Task | None, data: Dataset, findings: list[Finding]) -> list[Example]:
@@ -77,28 +78,21 @@ class Check:
         try:
             return task.encode(data.rows, self.watcher.advance)
         except DataError as error:
-            findings += findings_of(error, "unfit-for-task")
+            findings += findings_of(error, UNFIT)
             return []
 
-    def rules(self, settings: TaskConfig, task: Task | None) -> Rules:
+    def rules(self, task: Task | None) -> Rules:
         """What the rows must obey."""
-        length, too_long, labels = self.data.max_length, self.data.too_long, settings.labels
+        length, too_long = self.data.max_length, self.data.too_long
+        kind, labels = self.task.kind, self.task.labels
         words = (
             dict(zip(task.labels, task.tree.words, strict=True))
             if isinstance(task, LabelWords)
             else None
         )
         if self.tokenizer is None:
-            return Rules(length, too_long, kind=settings.kind, labels=labels)
-        return Rules.of(self.tokenizer, length, too_long, settings.kind, labels, words)
-
-
-def found_task(data: Dataset) -> TaskConfig:
-    """The task that a file's columns speak for: a class of one or two texts, or answers."""
-    row = data.rows[0]
-    if not isinstance(row, Labelled):
-        return TaskConfig()
-    return TaskConfig(kind="pair" if len(row.texts) == 2 else "classify")
+            return Rules(length, too_long, kind=kind, labels=labels)
+        return Rules.of(self.tokenizer, length, too_long, kind, labels, words)
 
 
 def findings_of(error: AdapteryError, code: str) -> list[Finding]:
