@@ -87,9 +87,10 @@ def show_command(run: str, folder: Path, as_json: bool) -> None:
         print_json(line | more | {"config": config, "rows": found.metrics()})
         return
     facts = {key: value for key, value in line.items() if value is not None}
-    facts |= {"seconds": duration(line["seconds"])}
-    facts |= {"best": cells(line)[5]} if line["best"] else {}
-    print_table(["what", "value"], [*facts.items(), *((n, number(v)) for n, v in metrics.items())])
+    facts |= {"time": duration(facts.pop("seconds"))}
+    facts |= {"loss": number(line["loss"]), "best": cells(line)[5]} if line["loss"] else {}
+    measured = [(f"held-out {name}", number(value)) for name, value in metrics.items()]
+    print_table(["what", "value"], [*facts.items(), *measured])
     if events:
         rows = [(event["step"], event["kind"], event["sentence"]) for event in events]
         print_table(["step ", "event", "told"], rows)

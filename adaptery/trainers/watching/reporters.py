@@ -9,6 +9,7 @@ module prints to stdout, and they report a hundred values of `TrainingArguments`
 import importlib.util
 import os
 import secrets
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -43,7 +44,7 @@ class Reporter(Protocol):
 
     def log(self, step: int, figures: Mapping[str, float]) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self, *, failed: bool) -> None: ...
 
 
 class TensorBoard:
@@ -70,7 +71,7 @@ class TensorBoard:
             self.writer.add_scalar(renamed(name), value, step)
         self.writer.flush()
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:
         if self.writer is not None:
             self.writer.close()
 
@@ -98,8 +99,8 @@ class WeightsAndBiases:
         named = {renamed(name): value for name, value in figures.items()}
         self.run.log({**named, "train/global_step": step})
 
-    def close(self) -> None:
-        self.run.finish()
+    def close(self, *, failed: bool) -> None:
+        self.run.finish(exit_code=int(failed))
 
 
 class MLflow:
@@ -116,6 +117,7 @@ class MLflow:
         config = flat(settings.model_dump(mode="json"))
         params = [Param(name, str(value)[:LONGEST_PARAMETER]) for name, value in config.items()]
         self.client.log_batch(self.run, params=params, synchronous=True)
+        self.client.update_run(self.run, status="RUNNING")
 
     def begin(self, name: str) -> str:
         """A new run in the experiment that MLFLOW_EXPERIMENT_NAME names."""
@@ -131,8 +133,8 @@ class MLflow:
         metrics = [Metric(renamed(name), value, now, step) for name, value in figures.items()]
         self.client.log_batch(self.run, metrics=metrics, synchronous=True)
 
-    def close(self) -> None:
-        self.client.set_terminated(self.run)
+    def close(self, *, failed: bool) -> None:
+        self.client.set_terminated(self.run, "FAILED" if failed else "FINISHED")
 
 
 REPORTERS: dict[str, Callable[["RunConfig", "RunDirectory"], Reporter]] = {
@@ -187,7 +189,8 @@ class Guarded:
     def sample(self, step: int, prompt: str, answer: str, ended: bool = True) -> None: ...
 
     def end(self) -> None:
-        self.attempt(lambda reporter: reporter.close())
+        failed = sys.exc_info()[0] is not None  # the error that ends the run is on its way up
+        self.attempt(lambda reporter: reporter.close(failed=failed))
 
     def attempt(self, work: Callable[[Reporter], None]) -> None:
         if self.reporter is None:

@@ -6,13 +6,14 @@ from adaptery.trainers.watching.findings import Change, Finding, less_fitting
 from adaptery.trainers.watching.history import History
 
 WORSE = 0.05  # of the best held-out loss; measurements of the same rows differ by far less
+NOISE = 1.1  # times that an average of five lines may be higher by chance
 TIMES = 2  # measurements in a row that are worse
 GAP = 2.0  # times the training loss
 GAP_NATS = 0.1  # at least
 
 
 def overfitting(history: History) -> Finding | None:
-    """The loss on held-out rows rises while that on training rows falls."""
+    """The loss on held-out rows rises while that on training rows does not."""
     measured = history["eval.loss"]
     if len(measured) <= TIMES:
         return None
@@ -22,12 +23,12 @@ def overfitting(history: History) -> Finding | None:
     if len(after) < TIMES or (after[-TIMES:] < (1 + WORSE) * values[best]).any():
         return None
     then, now = training_loss(history, measured.steps[best]), training_loss(history, None)
-    if now >= then:
+    if now > NOISE * then:
         return None
     step, at = measured.steps[-1], measured.steps[best]
     symptom = (
         f"The held-out loss was best at step {at} ({values[best]:.3g}) and is {values[-1]:.3g} at "
-        f"step {step}, while the training loss fell from {then:.3g} to {now:.3g}."
+        f"step {step}, while the training loss went from {then:.3g} to {now:.3g}."
     )
     cause = "The model learns the training rows by heart."
     epochs = epoch_of(history, at)
@@ -63,7 +64,7 @@ def gap(history: History) -> Finding | None:
     step = measured.steps[-1]
     symptom = (
         f"At step {step} the training loss is {own:.3g} and the held-out loss {other:.3g}, "
-        f"{other / max(own, 1e-9):.1f} times as much."
+        f"{other / max(own, 1e-9):.3g} times as much."
     )
     cause = (
         "The model knows the training rows better than what they have in common with others: "

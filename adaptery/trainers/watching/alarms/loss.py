@@ -24,9 +24,11 @@ from adaptery.trainers.watching.history import Floats, History
 BLOCK = 10  # lines in an average, at least
 MOST_BLOCKS = 12  # that a run is cut into
 RISE = 1.2  # of an average over the best before it: the rule of thumb is a fifth
-ERRORS = 5.0  # standard errors that a rise must exceed; the best of many blocks is a lucky one
+ERRORS = 6.0  # standard errors that a rise must exceed; the best of many blocks is a lucky one
 FLOOR = 0.05  # of the first average: rises of a loss that is as good as gone do not count
 ROW_SPREAD = 3.0  # nats, or the mean if that is more: rows differ by less, n of them by less / √n
+SWING_LINES = 30  # that a swing is measured on
+MARGIN = 1.5  # by which that measure may be off
 EARLY = 5  # lines that are above the first three together
 LEARNT = 0.05  # nats per token: what is known by heart
 
@@ -111,16 +113,16 @@ def rise(history: History) -> Finding | None:
 def swing(history: History) -> Finding | None:
     """Lines differ by a fifth and by more than rows of a batch differ among one another."""
     loss = history["loss"]
-    width = 2 * BLOCK
-    if len(loss) < width:
+    if len(loss) < SWING_LINES:
         return None
-    windows = sliding_window_view(loss.array, width)
+    windows = sliding_window_view(loss.array, SWING_LINES)
     spread, means = wobble(windows), windows.mean(axis=1)
-    share = np.where(spread > chance(history, means), spread / np.maximum(means, 1e-9), 0)
+    unlikely = spread > MARGIN * chance(history, means)
+    share = np.where(unlikely, spread / np.maximum(means, 1e-9), 0)
     worst = int(np.argmax(share))
     if share[worst] <= RISE - 1:
         return None
-    step = loss.steps[worst + width - 1]
+    step = loss.steps[worst + SWING_LINES - 1]
     symptom = (
         f"The loss swings by {share[worst]:.0%} of its {means[worst]:.3g} from line to line up to "
         f"step {step}; batches of {history.rows_per_line} rows differ by less."

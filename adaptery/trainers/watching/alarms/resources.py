@@ -22,10 +22,11 @@ def memory_growth(history: History) -> Finding | None:
     grown = means[-1] - means[0]
     if grown < max(GROWTH * means[0], LEAST) or np.diff(means).min() <= 0.02 * grown:
         return None
-    steps = memory.steps[-1] - memory.steps[len(memory) // 2]
+    apart = (memory.steps[-1] - memory.steps[len(memory) // 2]) / (len(half) - 1)
+    steps = apart * len(half) * (PARTS - 1) / PARTS  # from the middle of the first to the last's
     symptom = (
-        f"Memory in use grew from {means[0] / 1e9:.2f} to {means[-1] / 1e9:.2f} GB in the last "
-        f"{steps} steps, {grown / max(1, steps) / 1e6:.2f} MB a step, without a pause."
+        f"Memory in use grew from {means[0] / 1e9:.2f} to {means[-1] / 1e9:.2f} GB by step "
+        f"{memory.steps[-1]}, {grown / steps / 1e6:.1f} MB a step, without a pause."
     )
     cause = "Something keeps what each step makes: look at a method or metric plugin of your own."
     advice = "`adapters train --resume` with more checkpoints, which begins with fresh memory"
