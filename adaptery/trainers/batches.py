@@ -64,23 +64,21 @@ def epoch_order(
         yield from batches
 
 
-def cut(
-    rows: Sequence[Example], size: int, most_tokens: int | None = None
-) -> Iterator[list[Example]]:
+def cut(rows: Sequence[Example], size: int, most_tokens: int | None = None) -> list[list[Example]]:
     """Rows in order, in micro-batches of at most `size` rows and `most_tokens` tokens.
 
     A row of more tokens than that stands alone.
     """
-    batch: list[Example] = []
+    batches: list[list[Example]] = []
     tokens = 0
     for row in rows:
         tokens += len(row.ids)
-        if batch and (len(batch) == size or (most_tokens and tokens > most_tokens)):
-            yield batch
-            batch, tokens = [], len(row.ids)
-        batch.append(row)
-    if batch:
-        yield batch
+        full = not batches or len(batches[-1]) == size
+        if full or (most_tokens and tokens > most_tokens):
+            batches.append([])
+            tokens = len(row.ids)
+        batches[-1].append(row)
+    return batches
 
 
 def by_length(examples: Sequence[Example], size: int) -> Iterator[list[int]]:

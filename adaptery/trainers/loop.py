@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from adaptery.errors import ConfigError, DoesNotFit, Interrupted
+from adaptery.trainers.batches import cut
 from adaptery.trainers.chance import random_state, set_random_state, undisturbed
 from adaptery.trainers.checkpoints import Checkpoints
 from adaptery.trainers.config import TrainingConfig
@@ -19,7 +20,7 @@ from adaptery.trainers.figures import Window
 from adaptery.trainers.memory import give_back, is_out_of_memory, memory_in_use, remedies
 from adaptery.trainers.method import Method
 from adaptery.trainers.processes import Processes
-from adaptery.trainers.steps import cut, next_smaller, rows_in_step, steps_in_epoch, steps_of
+from adaptery.trainers.steps import next_smaller, rows_in_step, steps_in_epoch, steps_of
 from adaptery.trainers.tasks.base import Task
 from adaptery.trainers.watching import Observer, Watcher
 from adaptery.trainers.watching.sampling import Sample
@@ -165,7 +166,8 @@ class Loop:
         import torch
 
         total = torch.zeros((), device=self.device)
-        for micro_batch in self.processes.share(cut(rows, self.micro_batch)):
+        micro_batches = cut(rows, self.micro_batch, self.training.batch_tokens)
+        for micro_batch in self.processes.share(micro_batches):
             with self.autocast:
                 loss = self.task.loss(self.model, micro_batch) / weight
             self.scaler.scale(loss).backward()

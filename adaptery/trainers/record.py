@@ -1,4 +1,4 @@
-"""What a manifest records of a run: enough to do it again, and nothing that tells of the machine."""
+"""What a manifest records of a run: enough to do it again, and nothing of the machine."""
 
 import importlib.metadata
 import sys
@@ -43,7 +43,7 @@ def make_manifest(
 def recorded(work: Work) -> dict[str, Any]:
     """The part of a configuration that shapes the result, with what was left open filled in.
 
-    Of files there is the name, and for held-out rows a digest: `data_digest` is of those trained on.
+    Of files there is the name, and for held-out rows a digest; the manifest has the other rows'.
     """
     config = work.settings.model_dump(mode="json", exclude=INCIDENTAL)
     rate = work.settings.training.learning_rate or work.parts.method.learning_rate

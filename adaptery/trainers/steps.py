@@ -35,17 +35,14 @@ def steps_of(
     done, epoch = 0, 0
     while True:
         size = rows_in_step(training, processes)
-        for rows in epoch_order(examples, size, training.seed, epoch):
+        for rows in epoch_order(
+            examples, size, training.seed, epoch, grouped=training.group_by_length
+        ):
             if done == total:
                 return
             yield rows
             done += 1
         epoch += 1
-
-
-def cut(rows: Sequence[Example], size: int) -> list[list[Example]]:
-    """Micro-batches of at most `size` rows; a step's rows stand by length, so these are alike."""
-    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
 def next_smaller(size: int) -> int:

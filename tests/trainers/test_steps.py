@@ -1,7 +1,8 @@
 import pytest
 
+from adaptery.trainers.batches import cut
 from adaptery.trainers.config import TrainingConfig
-from adaptery.trainers.steps import count_steps, cut, next_smaller, steps_of
+from adaptery.trainers.steps import count_steps, next_smaller, steps_of
 from tests.trainers.test_batches import examples
 
 

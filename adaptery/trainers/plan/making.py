@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from adaptery.config import Resolved, fields_of
-from adaptery.trainers.batches import by_length
+from adaptery.trainers.batches import by_length, cut
 from adaptery.trainers.config import RunConfig, TrainingConfig
 from adaptery.trainers.encoding import Example
 from adaptery.trainers.loading import precision
@@ -16,6 +16,7 @@ from adaptery.trainers.plan.memory import (
     FP32,
     MemoryPlan,
     Room,
+    allocator_bytes,
     cache_bytes,
     optimizer_state,
     room,
@@ -28,7 +29,7 @@ from adaptery.trainers.plan.rehearsal import (
     peak_of_training,
 )
 from adaptery.trainers.plan.sizes import safetensors_size
-from adaptery.trainers.steps import cut, next_smaller, rows_in_step, steps_in_epoch, steps_of
+from adaptery.trainers.steps import next_smaller, rows_in_step, steps_in_epoch, steps_of
 from adaptery.trainers.targets import head_modules, linear_layers, resolve_targets
 from adaptery.trainers.work import Work
 
@@ -198,6 +199,7 @@ class Sketch:
             optimizer=optimizer_state(training.optimizer, self.trainable),
             activations=max(0, min(step, without) - gradients),
             logits=max(0, step - without),
+            allocator=allocator_bytes(max(0, step - gradients)),
             evaluation=self.evaluation(),
             probe=probe,
         )
@@ -214,13 +216,14 @@ class Sketch:
         ]
         shape = largest(batches, work.task.head_labels)
         losses = peak_of_evaluation(self.adapted, shape, self.arithmetic)
+        losses += allocator_bytes(losses)
         if not work.metrics or work.task.labels:
             return losses
-        longest = max(len(row.ids) for row in work.tests)
+        longest = max(len(row.prompt) for row in work.tests) + settings.max_new_tokens
         each = self.precision.itemsize
         cache = cache_bytes(self.model.config, shape.rows, longest, each)
         prompt = peak_of_evaluation(self.adapted, replace(shape, kept=1), self.arithmetic)
-        return max(losses, prompt + cache)
+        return max(losses, prompt + cache + allocator_bytes(prompt + cache))
 
     @property
     def arithmetic(self) -> Arithmetic:
@@ -241,7 +244,8 @@ class Sketch:
         work, count = self.work, self.work.processes.count
         steps = steps_in_epoch(len(work.examples), training, count)
         rows = steps_of(work.examples, training, min(steps, work.steps), count)
-        return [batch for step in rows for batch in cut(step, training.batch_size)]
+        size, tokens = training.batch_size, training.batch_tokens
+        return [batch for step in rows for batch in cut(step, size, tokens)]
 
     def remedy(self, available: Room) -> str:
         """The mildest change with which it fits: recomputing, then smaller micro-batches."""

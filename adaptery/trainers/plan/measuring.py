@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adaptery.trainers.batches import cut
 from adaptery.trainers.encoding import Example
 from adaptery.trainers.loading import arithmetic
 from adaptery.trainers.memory import memory_in_use
-from adaptery.trainers.steps import cut, steps_of
+from adaptery.trainers.steps import steps_of
 from adaptery.trainers.work import Work
 
 STEPS = 3  # that are timed, after one that is not
@@ -76,7 +77,7 @@ def micro_batches(work: Work) -> list[list[Example]]:
     steps = steps_of(work.examples, training, work.steps, count)
     found: list[list[Example]] = []
     for step in steps:
-        found += cut(step, training.batch_size)
+        found += cut(step, training.batch_size, training.batch_tokens)
         if sum(map(len, found)) >= len(work.examples):
             break
     return found
