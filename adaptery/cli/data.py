@@ -161,7 +161,8 @@ def check_command(
 
 def show(report: "AuditReport") -> None:
     """A report for people."""
-    show_files(report.statistics)
+    if report.statistics:
+        show_files(report.statistics)
     show_classes(report.statistics)
     if report.words:
         rows = [(label, len(ids), list(ids)) for label, ids in report.words.items()]

@@ -131,6 +131,7 @@ def quiet_libraries() -> None:
     """Keep other libraries' bars and notices out of our output; their errors still raise."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Threads that wait by spinning bring a trainer beside a server on the same cores to a crawl.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from adaptery.errors import DataError
@@ -60,15 +61,33 @@ def read_hub(source: str) -> Records:
 
 
 def load(wanted: HubSource) -> Any:
-    """The split: from the cache of `datasets`, or streamed if it is large or of unknown size."""
-    from datasets import load_dataset, load_dataset_builder
+    """The split: from the cache of `datasets`, or streamed if it is large.
 
-    where = (wanted.name, wanted.config)
-    builder = load_dataset_builder(*where, revision=wanted.revision)
-    splits = builder.info.splits or {}
-    if splits and wanted.split not in splits:
-        raise LookupError(f"no split {wanted.split!r}; there are: {', '.join(splits)}")
-    size = splits[wanted.split].num_bytes if splits else 0
-    return load_dataset(
-        *where, revision=wanted.revision, split=wanted.split, streaming=size > LARGE
-    )
+    What is cached is on the disk twice, as downloaded and as Arrow, and read from there by the next
+    run; what is streamed is nowhere, and fetched again by the next run.
+    """
+    from datasets import load_dataset_builder
+
+    if Path(wanted.name).exists():
+        raise LookupError(
+            f"{wanted.name} is a path here, which would be read instead; go to another directory"
+        )
+    builder = load_dataset_builder(wanted.name, wanted.config, revision=wanted.revision)
+    files = builder.config.data_files or {}
+    if wanted.split not in files:
+        raise LookupError(f"no split {wanted.split!r}; there are: {', '.join(map(str, files))}")
+    if split_bytes(builder, wanted.split) > LARGE:
+        return builder.as_streaming_dataset(wanted.split)
+    builder.download_and_prepare()
+    return builder.as_dataset(wanted.split)
+
+
+def split_bytes(builder: Any, split: str) -> int:
+    """The size of a split by its card, or of its files where the card is silent."""
+    from huggingface_hub import HfFileSystem
+
+    known = (builder.info.splits or {}).get(split)
+    if known is not None and known.num_bytes:
+        return int(known.num_bytes)
+    system = HfFileSystem()
+    return sum(system.info(url)["size"] for url in builder.config.data_files[split])
