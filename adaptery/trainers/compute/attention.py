@@ -16,8 +16,8 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from adaptery.errors import UsageError
-from adaptery.trainers.compute.packing import Layout
-from adaptery.trainers.compute.row_attention import RowAttention
+from adaptery.trainers.compute.packing import Block, Layout
+from adaptery.trainers.compute.row_attention import RowAttention, visible
 
 NAME = "adaptery_rows"
 
@@ -74,48 +74,59 @@ def attend_rows(
     if not (getattr(module, "is_causal", True) if is_causal is None else is_causal):
         raise UsageError("its attention looks ahead")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    window = sliding_window if sliding_window and sliding_window < layout.width else None
+    window = sliding_window if sliding_window and sliding_window < layout.longest else None
     own = query.device.type == "cpu" and query.dtype == torch.bfloat16 and not dropout
-    if own and layout.width <= RowAttention.LONGEST:
+    if own and layout.longest <= RowAttention.LONGEST:
         return RowAttention.of(query, key, value, layout, scale, window)
-    queries, keys, values = (padded(tensor, layout) for tensor in (query, key, value))
-    seen = scaled_dot_product_attention(
-        queries,
-        keys,
-        values,
-        attn_mask=None if window is None else band(layout.width, window, query.device),
+    outputs: list[Tensor] = []
+    seen: list[Tensor] = []
+    for block in layout.blocks:
+        q, k, v = (padded(tensor, block) for tensor in (query, key, value))
+        if seen:  # the rows see what they share
+            k, v = (behind(one, other, block) for one, other in zip(seen, (k, v), strict=True))
+        outputs.append(laid_out(sdpa(q, k, v, scale, window, dropout), block))
+        seen = [k, v]
+    filling = query.new_zeros(layout.tokens - layout.filled, *outputs[0].shape[1:])
+    return torch.cat([*outputs, filling])[None]
+
+
+def sdpa(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None, dropout: float
+) -> Tensor:
+    """Causal attention of padded rows; the queries are those of the last keys."""
+    width, keys = query.shape[2], key.shape[2]
+    plain = window is None and width == keys
+    return scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=None if plain else visible(width, keys, window).to(query.device),
         dropout_p=dropout,
-        is_causal=window is None,
+        is_causal=plain,
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    return laid_out(seen, layout)
 
 
-def padded(tensor: Tensor, layout: Layout) -> Tensor:
+def padded(tensor: Tensor, block: Block) -> Tensor:
     """(1, heads, tokens, size) → (rows, heads, width, size), zeros behind each row."""
     _, heads, _, size = tensor.shape
-    tokens = tensor[0].transpose(0, 1)
-    if not layout.regular:
-        room = tokens.new_zeros(len(layout.lengths) * layout.width, heads, size)
-        tokens = room.index_copy(0, layout.slots, tokens[: layout.filled])
-    return tokens.reshape(-1, layout.width, heads, size).transpose(1, 2)
+    tokens = tensor[0, :, block.begin : block.end].transpose(0, 1)
+    if block.slots is not None:
+        places = tokens.new_zeros(block.rows * block.width, heads, size)
+        tokens = places.index_copy(0, block.slots, tokens)
+    return tokens.reshape(block.rows, block.width, heads, size).transpose(1, 2)
 
 
-def laid_out(tensor: Tensor, layout: Layout) -> Tensor:
-    """(rows, heads, width, size) → (1, tokens, heads, size), zeros for filling."""
+def laid_out(tensor: Tensor, block: Block) -> Tensor:
+    """(rows, heads, width, size) → (the block's tokens, heads, size)."""
     tokens = tensor.transpose(1, 2).flatten(0, 1)
-    if not layout.regular:
-        room = tokens.new_zeros(layout.tokens, *tokens.shape[1:])
-        room[: layout.filled] = tokens[layout.slots]
-        tokens = room
-    return tokens[None].contiguous()
+    return tokens if block.slots is None else tokens.index_select(0, block.slots)
 
 
-def band(width: int, window: int, device: torch.device) -> Tensor:
-    """Who sees whom, (width, width), where a token sees the last `window` up to itself."""
-    everyone = torch.ones(width, width, dtype=torch.bool, device=device)
-    return everyone.tril().triu(1 - window)
+def behind(shared: Tensor, own: Tensor, block: Block) -> Tensor:
+    """Shared keys or values, (1, heads, shared, size), before each row's own."""
+    return torch.cat([shared.expand(block.rows, -1, -1, -1), own], 2)
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, attend)

@@ -4,6 +4,7 @@ Whether it does is tried, on the very model, not looked up in a list of architec
 """
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,8 @@ from torch.nn.functional import cross_entropy
 
 from adaptery.errors import UsageError
 from adaptery.trainers.compute.attention import NAME
-from adaptery.trainers.compute.losses import LossHead, label_logits, token_losses
-from adaptery.trainers.compute.packing import Packed, Row, pack
+from adaptery.trainers.compute.losses import SHARING, LossHead, label_logits, token_losses
+from adaptery.trainers.compute.packing import SHARED, Packed, Row, pack
 from adaptery.trainers.compute.shortcut import shorten
 from adaptery.trainers.encoding import IGNORED
 
@@ -76,6 +77,11 @@ def enable(base: Any) -> str | None:
         fused = LossHead(base, head)
         if not every.same_losses(base):
             fused.remove()
+    config = base.config.get_text_config()
+    # On a GPU the shared tokens would need a mask, and with it slower attention.
+    if base.device.type == "cpu" and not getattr(config, "attention_dropout", 0.0):
+        alike_rows = Trial.of(base, trial_rows(vocabulary, 3, [5] * 2 * SHARED), share=True)
+        setattr(base, SHARING, alike_rows.failure(base) is None)
     return None
 
 
@@ -87,8 +93,9 @@ class Trial:
     wanted: Tensor
 
     @classmethod
-    def of(cls, base: Any, rows: list[Row]) -> "Trial":
-        return cls(pack(rows).to(base.device), torch.cat([alone(base, row) for row in rows]))
+    def of(cls, base: Any, rows: list[Row], share: bool = False) -> "Trial":
+        packed = pack(rows, share=share).to(base.device)
+        return cls(packed, torch.cat([alone(base, row) for row in rows]))
 
     def failure(self, base: nn.Module) -> str | None:
         """What goes wrong with packed rows, if anything does."""
@@ -107,9 +114,15 @@ class Trial:
         return alike(token_losses(base, self.packed)[0], true)
 
 
-def trial_rows(vocabulary: int, learned: int | None = None) -> list[Row]:
+def trial_rows(
+    vocabulary: int, learned: int | None = None, beginning: Sequence[int] = ()
+) -> list[Row]:
     """A few short rows of different lengths, whose last tokens are learned; or all of them."""
-    rows = [[(3 + 7 * n + 13 * i) % vocabulary for i in range(13 + 4 * n)] for n in range(3)]
+    lengths = (13, 17, 21)
+    rows = [
+        [*beginning, *((3 + 7 * n + 13 * i) % vocabulary for i in range(length))]
+        for n, length in enumerate(lengths)
+    ]
     made: list[Row] = []
     for ids in rows:
         start = len(ids) - (learned or len(ids))

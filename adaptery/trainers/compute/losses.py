@@ -18,6 +18,8 @@ from adaptery.trainers.compute.packing import KEPT, Packed
 MOST_BYTES = 32 * 2**20  # of fp32 logits
 FUSED = "fused_losses"
 """The attribute of a model whose output layer gives losses."""
+SHARING = "shares_beginnings"
+"""The attribute of a model that may be given what rows share but once."""
 
 
 def token_losses(model: nn.Module, packed: Packed) -> tuple[Tensor, Tensor]:
@@ -64,6 +66,16 @@ def device_of(model: nn.Module) -> torch.device:
 def fused(model: nn.Module) -> bool:
     """Whether some model within `model` has an output layer that gives losses."""
     return any(getattr(module, FUSED, False) for module in model.modules())
+
+
+def may_share(model: nn.Module) -> bool:
+    """Whether `pack` may share what rows of this model begin with.
+
+    Not while dropout is active, which is to fall on each row anew.
+    """
+    modules = list(model.modules())
+    dropout = any(isinstance(m, nn.Dropout) and m.training and m.p > 0 for m in modules)
+    return not dropout and any(getattr(module, SHARING, False) for module in modules)
 
 
 class LossHead:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from adaptery.trainers.compute.packing import Layout
+from adaptery.trainers.compute.packing import Block, Layout
 
 
 class RowAttention(torch.autograd.Function):  # type: ignore[misc]
@@ -37,67 +37,113 @@ class RowAttention(torch.autograd.Function):  # type: ignore[misc]
         window: int | None,
     ) -> Tensor:
         groups = key.shape[1]
-        q, k, v = (stacked(tensor, layout, groups) for tensor in (query, key, value))
-        weights = attention_weights(q, k, scale, window)
-        ctx.save_for_backward(q, k, v)
+        output = room(query, layout)
+        kept: list[Tensor] = []
+        for block in layout.blocks:
+            q, k, v = (stacked(tensor, block, groups) for tensor in (query, key, value))
+            if kept:  # the rows see what they share
+                k, v = (
+                    behind(one, other, block) for one, other in zip(kept[1:], (k, v), strict=True)
+                )
+            put(output, attention_weights(q, k, block.width, scale, window) @ v, block, groups)
+            kept += (q, k, v)
+        ctx.save_for_backward(*kept)
         ctx.layout, ctx.scale, ctx.window = layout, scale, window
-        ctx.heads = query.shape[1]
-        return unstacked(torch.bmm(weights, v), layout, groups, query.shape[1])[None]
+        return output[None]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v = ctx.saved_tensors
         layout: Layout = ctx.layout
-        groups = k.shape[0] // len(layout.lengths)
-        g = stacked(gradient.transpose(1, 2), layout, groups)
-        weights = attention_weights(q, k, ctx.scale, ctx.window)
-        for_v = torch.bmm(weights.transpose(1, 2), g)
-        for_weights = torch.bmm(g, v.transpose(1, 2))
-        scores = torch._softmax_backward_data(for_weights, weights, -1, weights.dtype)
-        scores.mul_(ctx.scale)
-        gradients = (
-            unstacked(torch.bmm(scores, k), layout, groups, ctx.heads),
-            unstacked(torch.bmm(scores.transpose(1, 2), q), layout, groups, groups),
-            unstacked(for_v, layout, groups, groups),
-        )
+        groups = ctx.saved_tensors[1].shape[0] // layout.blocks[0].rows
+        upstream = gradient.transpose(1, 2)
+        for_query = room(upstream, layout)
+        for_key, for_value = (room(upstream[:, :groups], layout) for _ in range(2))
+        seen: list[Tensor] = []  # the gradients of shared keys and values from the rows
+        for number, block in reversed(list(enumerate(layout.blocks))):
+            q, k, v = ctx.saved_tensors[3 * number : 3 * number + 3]
+            g = stacked(upstream, block, groups)
+            for_q, for_k, for_v = attention_gradients(g, q, k, v, block, ctx.scale, ctx.window)
+            if number:
+                before = k.shape[1] - block.width
+                seen = [
+                    t[:, :before].unflatten(0, (-1, groups)).sum(0, dtype=torch.float32).to(t.dtype)
+                    for t in (for_k, for_v)
+                ]
+                for_k, for_v = (t[:, before:] for t in (for_k, for_v))
+            elif seen:
+                for_k, for_v = (t + other for t, other in zip((for_k, for_v), seen, strict=True))
+            put(for_query, for_q, block, groups)
+            put(for_key, for_k, block, groups)
+            put(for_value, for_v, block, groups)
+        gradients = (for_query, for_key, for_value)
         return *(tensor.transpose(0, 1)[None] for tensor in gradients), None, None, None
 
 
-def attention_weights(q: Tensor, k: Tensor, scale: float, window: int | None) -> Tensor:
+def attention_gradients(
+    g: Tensor, q: Tensor, k: Tensor, v: Tensor, block: Block, scale: float, window: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of q, k and v, given that of the output."""
+    weights = attention_weights(q, k, block.width, scale, window)
+    for_v = weights.transpose(1, 2) @ g
+    for_weights = g @ v.transpose(1, 2)
+    scores = torch._softmax_backward_data(for_weights, weights, -1, weights.dtype).mul_(scale)
+    return scores @ k, scores.transpose(1, 2) @ q, for_v
+
+
+def attention_weights(q: Tensor, k: Tensor, width: int, scale: float, window: int | None) -> Tensor:
     """Each query's shares of the keys, of the shape of the scores: (batch, queries, keys)."""
-    width = k.shape[1]
-    scores = torch.bmm(q, k.transpose(1, 2)).mul_(scale)
-    scores.view(len(q), -1, width, width).add_(bias(width, window, scores.dtype))
+    scores = (q @ k.transpose(1, 2)).mul_(scale)
+    keys = k.shape[1]
+    scores.view(len(q), -1, width, keys).add_(bias(width, keys, window, scores.dtype))
     return torch.softmax(scores, -1)
 
 
 @lru_cache(maxsize=64)
-def bias(width: int, window: int | None, dtype: torch.dtype) -> Tensor:
-    """0 where a token (row) sees another (column), -∞ elsewhere; (width, width)."""
-    hidden = torch.ones(width, width, dtype=torch.bool).triu(1)
-    if window is not None:
-        hidden |= torch.ones(width, width, dtype=torch.bool).tril(-window)
-    return torch.zeros(width, width, dtype=dtype).masked_fill_(hidden, -torch.inf)
+def bias(width: int, keys: int, window: int | None, dtype: torch.dtype) -> Tensor:
+    """0 where a token (row) sees another (column), -∞ elsewhere; (width, keys)."""
+    hidden = visible(width, keys, window).logical_not_()
+    return torch.zeros(width, keys, dtype=dtype).masked_fill_(hidden, -torch.inf)
 
 
-def stacked(tensor: Tensor, layout: Layout, groups: int) -> Tensor:
+def visible(width: int, keys: int, window: int | None) -> Tensor:
+    """Who sees whom, (width, keys): the last `width` of `keys` tokens see all up to themselves.
+
+    With a `window` they see only so many of those, themselves included.
+    """
+    seen = torch.ones(width, keys, dtype=torch.bool).tril_(keys - width)
+    return seen if window is None else seen.triu_(keys - width - window + 1)
+
+
+def stacked(tensor: Tensor, block: Block, groups: int) -> Tensor:
     """(1, heads, tokens, size) → (rows · groups, heads / groups · width, size), padded."""
     _, heads, _, size = tensor.shape
-    tokens = tensor[0].transpose(0, 1)
-    if not layout.regular:
-        room = tokens.new_zeros(len(layout.lengths) * layout.width, heads, size)
-        tokens = room.index_copy_(0, layout.slots, tokens[: layout.filled])
-    rows = tokens.reshape(-1, layout.width, groups, heads // groups, size)
-    return rows.permute(0, 2, 3, 1, 4).reshape(len(rows) * groups, -1, size)
+    tokens = tensor[0, :, block.begin : block.end].transpose(0, 1)
+    if block.slots is not None:
+        padded = tokens.new_zeros(block.rows * block.width, heads, size)
+        tokens = padded.index_copy_(0, block.slots, tokens)
+    rows = tokens.reshape(block.rows, block.width, groups, heads // groups, size)
+    return rows.permute(0, 2, 3, 1, 4).reshape(block.rows * groups, -1, size)
 
 
-def unstacked(tensor: Tensor, layout: Layout, groups: int, heads: int) -> Tensor:
-    """The other way, to (tokens, heads, size), zeros for filling."""
-    size = tensor.shape[-1]
-    rows = tensor.view(-1, groups, heads // groups, layout.width, size)
-    tokens = rows.permute(0, 3, 1, 2, 4).reshape(-1, heads, size)
-    if layout.regular:
-        return tokens
-    room = tokens.new_zeros(layout.tokens, heads, size)
-    torch.index_select(tokens, 0, layout.slots, out=room[: layout.filled])
-    return room
+def put(output: Tensor, tensor: Tensor, block: Block, groups: int) -> None:
+    """The other way, into the block's place in `output`, (tokens, heads, size)."""
+    _, heads, size = output.shape
+    rows = tensor.unflatten(1, (heads // groups, block.width)).unflatten(0, (block.rows, groups))
+    tokens = rows.permute(0, 3, 1, 2, 4)
+    place = output[block.begin : block.end]
+    if block.slots is None:
+        place.view(tokens.shape).copy_(tokens)
+    else:
+        torch.index_select(tokens.reshape(-1, heads, size), 0, block.slots, out=place)
+
+
+def behind(shared: Tensor, own: Tensor, block: Block) -> Tensor:
+    """Shared keys or values, (groups, shared, size), before each row's own."""
+    return torch.cat([shared.repeat(block.rows, 1, 1), own], 1)
+
+
+def room(tensor: Tensor, layout: Layout) -> Tensor:
+    """Where (1, heads, tokens, size) is to be put as (tokens, heads, size), zeros for filling."""
+    made = tensor.new_empty(layout.tokens, tensor.shape[1], tensor.shape[3])
+    made[layout.filled :].zero_()
+    return made

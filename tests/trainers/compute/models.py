@@ -42,12 +42,17 @@ def adapted(model: PreTrainedModel, **changes: Any) -> PeftModel:
     return get_peft_model(model, LoraConfig(**options | {"init_lora_weights": False} | changes))
 
 
-def rows(count: int = 5, seed: int = 0, longest: int = 40) -> list[Row]:
-    """Random rows of many lengths; some tokens in the middle and the last ones are learned."""
+def rows(count: int = 5, seed: int = 0, longest: int = 40, same: int = 0) -> list[Row]:
+    """Random rows of many lengths; some tokens in the middle and the last ones are learned.
+
+    The first `same` tokens are those of all rows.
+    """
     rng = random.Random(seed)
+    beginning = [rng.randrange(3, VOCABULARY) for _ in range(same)]
     made: list[Row] = []
     for _ in range(count):
-        ids = [rng.randrange(3, VOCABULARY) for _ in range(rng.randrange(4, longest))]
+        own = rng.randrange(max(4, same), longest)
+        ids = beginning + [rng.randrange(3, VOCABULARY) for _ in range(own)]
         learned = {len(ids) - 1, len(ids) - 2, len(ids) // 2}
         made.append((ids, [t if n in learned else IGNORED for n, t in enumerate(ids)]))
     return made

@@ -7,12 +7,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from adaptery.trainers.compute.attention import attend, band
+from adaptery.trainers.compute.attention import attend
 from adaptery.trainers.compute.packing import Layout, pack
-from adaptery.trainers.compute.row_attention import RowAttention
+from adaptery.trainers.compute.row_attention import RowAttention, visible
+from adaptery.trainers.encoding import IGNORED
 from tests.trainers.compute.test_packing import of_lengths
 
 LENGTHS = ([5, 40, 17], [32, 32], [64], [1, 3])
+
+
+def laid_out(lengths: list[int], same: int, multiple: int = 64) -> Layout:
+    """Rows of these lengths behind `same` tokens that they share."""
+    data = [([99] * same + ids, [IGNORED] * (same + 1) + ids[1:]) for ids, _ in of_lengths(lengths)]
+    layout = pack(data, multiple, share=True).layout
+    assert layout.shared == (same if len(lengths) > 1 else 0)
+    return layout
 
 
 def inputs(layout: Layout, dtype: torch.dtype) -> list[Tensor]:
@@ -25,23 +34,26 @@ def inputs(layout: Layout, dtype: torch.dtype) -> list[Tensor]:
 
 def expected(tensors: list[Tensor], layout: Layout, window: int | None) -> Tensor:
     """Each row by itself in fp32, (filled, heads, size)."""
-    outputs, start = [], 0
+    outputs: list[Tensor] = []
+    start = layout.shared
     for length in layout.lengths:
-        q, k, v = (t[:, :, start : start + length].float() for t in tensors)
-        mask = band(length, window or length, q.device)
+        places = torch.tensor([*range(layout.shared), *range(start, start + length)])
+        q, k, v = (t[:, :, places].float() for t in tensors)
+        mask = visible(len(places), len(places), window)
         seen = scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
-        outputs.append(seen[0].transpose(0, 1))
+        outputs.append(seen[0].transpose(0, 1)[layout.shared if outputs else 0 :])
         start += length
     return torch.cat(outputs)
 
 
 @pytest.mark.parametrize("window", [None, 8])
+@pytest.mark.parametrize("same", [0, 24])
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
 def test_each_row_attends_to_itself_alone_and_so_do_gradients(
-    dtype: torch.dtype, tolerance: float, lengths: list[int], window: int | None
+    dtype: torch.dtype, tolerance: float, lengths: list[int], same: int, window: int | None
 ) -> None:
-    layout = pack(of_lengths(lengths)).layout
+    layout = laid_out(lengths, same)
     tensors = inputs(layout, dtype)
     query, key, value = tensors
     output, _ = attend(nn.Module(), query, key, value, None, layout=layout, sliding_window=window)
@@ -76,12 +88,13 @@ def test_on_a_cpu_in_bf16_it_is_the_plain_products(monkeypatch: pytest.MonkeyPat
     assert calls == [torch.bfloat16]
 
 
-def test_the_gradient_of_plain_products_is_exact() -> None:
-    layout = pack(of_lengths([3, 5]), multiple=4).layout
+@pytest.mark.parametrize("same", [0, 16])
+def test_the_gradient_of_plain_products_is_exact(same: int) -> None:
+    layout = laid_out([2, 3], same, multiple=1)
     torch.manual_seed(0)
     tensors = [
-        torch.randn(1, heads, layout.tokens, 4, dtype=torch.float64, requires_grad=True)
-        for heads in (4, 2, 2)
+        torch.randn(1, heads, layout.tokens, 2, dtype=torch.float64, requires_grad=True)
+        for heads in (2, 1, 1)
     ]
     for window in (None, 2):
         assert torch.autograd.gradcheck(

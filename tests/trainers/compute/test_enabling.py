@@ -12,8 +12,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from adaptery.trainers.compute import lora
 from adaptery.trainers.compute.attention import NAME
 from adaptery.trainers.compute.enabling import enable_packing
-from adaptery.trainers.compute.losses import fused, label_logits, token_losses
-from adaptery.trainers.compute.packing import KEPT, Row, pack
+from adaptery.trainers.compute.losses import fused, label_logits, may_share, token_losses
+from adaptery.trainers.compute.packing import KEPT, SHARED, Row, pack
 from tests.trainers.compute.models import adapted, build, gradients, one_by_one, rows
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -30,14 +30,18 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("same", [0, 17])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_losses_and_gradients_are_those_of_single_rows(family: str) -> None:
+def test_losses_and_gradients_are_those_of_single_rows(family: str, same: int) -> None:
     model = adapted(build(family, **FAMILIES[family]))
-    truth = one_by_one(model, rows())
+    data = rows(same=same)
+    truth = one_by_one(model, data)
     wanted = gradients(model, truth)
     assert enable_packing(model) is None
     lora.fuse(model)
-    losses, _ = token_losses(model, pack(rows()))
+    packed = pack(data, share=may_share(model))
+    assert packed.layout.shared == same // SHARED * SHARED
+    losses, _ = token_losses(model, packed)
     torch.testing.assert_close(losses, truth, atol=1e-4, rtol=1e-4)
     found = gradients(model, losses)
     for name, gradient in wanted.items():
@@ -163,6 +167,16 @@ def test_logits_are_those_that_learned_tokens_are_predicted_by(ready: PreTrained
     torch.testing.assert_close(losses, token_losses(ready, packed)[0])
 
 
+def test_rows_share_nothing_while_dropout_is_active() -> None:
+    model = adapted(build("qwen2"), lora_dropout=0.1)
+    assert enable_packing(model) is None
+    assert may_share(model.eval())
+    assert not may_share(model.train())
+    other = build("qwen2", attention_dropout=0.1)
+    assert enable_packing(other) is None
+    assert not may_share(other)
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing_changes_no_gradient(reentrant: bool) -> None:
     model = adapted(build("qwen2")).train()
@@ -177,14 +191,15 @@ def test_gradient_checkpointing_changes_no_gradient(reentrant: bool) -> None:
 
 
 def test_under_autocast_losses_are_as_near_to_fp32_as_padded_ones() -> None:
-    model = adapted(build("qwen2", torch_dtype=None))
-    truth = one_by_one(model, rows(20))
+    model = adapted(build("qwen2"))
+    data = rows(20, same=17)
+    truth = one_by_one(model, data)
     low = copy.deepcopy(model)
     with torch.autocast("cpu", torch.bfloat16):
-        plain = one_by_one(low, rows(20))
+        plain = one_by_one(low, data)
         assert enable_packing(low) is None
         lora.fuse(low)
-        losses, _ = token_losses(low, pack(rows(20)))
+        losses, _ = token_losses(low, pack(data, share=True))
     assert (losses - truth).abs().mean() < 1.5 * (plain - truth).abs().mean()
 
 

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptery.trainers.compute.packing import KEPT, SLOTS, pack
+from adaptery.trainers.compute.packing import KEPT, SHARED, SLOTS, pack
 from adaptery.trainers.encoding import IGNORED
 from tests.trainers.compute.models import rows
 
@@ -39,12 +39,47 @@ def test_no_token_is_predicted_from_another_row_or_from_filling(lengths: list[in
 
 @given(Lengths)
 def test_every_token_has_a_slot_of_its_own_in_its_row(lengths: list[int]) -> None:
-    layout = pack(of_lengths(lengths)).layout
+    (block,) = pack(of_lengths(lengths)).layout.blocks
     wanted = [
-        row * layout.width + place for row, length in enumerate(lengths) for place in range(length)
+        row * block.width + place for row, length in enumerate(lengths) for place in range(length)
     ]
-    assert layout.slots.tolist() == wanted
-    assert layout.longest <= layout.width < layout.longest + SLOTS
+    slots = torch.arange(sum(lengths)) if block.slots is None else block.slots
+    assert slots.tolist() == wanted
+    assert max(lengths) <= block.width < max(lengths) + SLOTS
+
+
+@given(Lengths, st.integers(0, 40))
+def test_what_all_rows_begin_with_stands_there_once(lengths: list[int], same: int) -> None:
+    """Every row can be read back, every learned token is predicted by the one before it."""
+    data = [([99] * same + ids, [IGNORED] * (same + 1) + ids[1:]) for ids, _ in of_lengths(lengths)]
+    packed = pack(data, share=True)
+    layout = packed.layout
+    plain = pack(data).layout
+    assert layout.targets.equal(plain.targets)
+    assert layout.row.equal(plain.row)
+    assert layout.shared in {0, same // SHARED * SHARED, (same - 1) // SHARED * SHARED}
+    assert (layout.shared > 0) == (same >= 2 * SHARED + (min(lengths) == 0) and len(lengths) > 1)
+    ids, positions = packed.ids[0].tolist(), packed.positions[0].tolist()
+    start = layout.shared
+    for (tokens, _), length in zip(data, layout.lengths, strict=True):
+        assert ids[: layout.shared] + ids[start : start + length] == tokens
+        wanted = list(range(len(tokens)))
+        assert positions[: layout.shared] + positions[start : start + length] == wanted
+        start += length
+    learned = [packed.ids[0, place].item() for place in layout.kept[: layout.learned]]
+    assert learned == layout.targets.tolist()  # of_lengths repeats one token in a row
+
+
+def test_nothing_that_is_learned_is_shared() -> None:
+    """Nor is the token that predicts it, so that each row has its own."""
+    ids = [5] * 40
+    for first in (0, 1, 20, 39):
+        labels = [IGNORED] * first + ids[first:]
+        layout = pack([(ids, labels)] * 3, share=True).layout
+        assert layout.shared <= max(0, first - 1)
+        assert layout.learned == 3 * (40 - max(1, first))
+    assert pack([(ids, labels)] * 3, share=True).layout.shared == 32
+    assert pack([(ids, labels)], share=True).layout.shared == 0
 
 
 def test_only_labelled_tokens_are_learned() -> None:
@@ -62,9 +97,9 @@ def test_a_batch_moves_to_a_device_as_a_whole() -> None:
     assert layout.lengths == pack(rows(3)).layout.lengths
 
 
-def test_rows_of_one_length_without_filling_need_no_padding() -> None:
-    layout = pack(of_lengths([32, 32])).layout
-    assert layout.regular
-    assert layout.width == 32
-    assert not pack(of_lengths([32, 31])).layout.regular
-    assert layout.slots.equal(torch.arange(64))
+def test_rows_of_one_length_need_no_padding() -> None:
+    (block,) = pack(of_lengths([32, 32])).layout.blocks
+    assert block.slots is None
+    assert block.width == 32
+    (block,) = pack(of_lengths([32, 31])).layout.blocks
+    assert block.slots is not None
