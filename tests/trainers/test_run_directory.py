@@ -54,13 +54,58 @@ def test_a_line_that_a_crash_cut_off_is_no_obstacle(tmp_path: Path) -> None:
     assert [row["step"] for row in run.metrics()] == [1]
 
 
+def test_a_line_behind_one_that_was_cut_off_is_whole(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.append_metrics({"step": 1, "loss": 3.0})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "lo')
+    run.append_metrics({"step": 2, "loss": 2.0})
+    assert [row["loss"] for row in run.metrics()] == [3.0, 2.0]
+
+
+def test_what_came_after_the_step_of_a_resume_has_not_happened(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    for step in (10, 20, 30):
+        run.append_metrics({"step": step, "loss": 3.0})
+        run.append_metrics({"step": step, "eval.loss": 4.0})
+    run.append_metrics({"step": 10, "loss": 2.0})
+    assert run.metrics() == [{"step": 10, "loss": 2.0, "eval.loss": 4.0}]
+
+
+def test_events_and_samples_are_kept(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    assert (run.events(), run.samples()) == ([], [])
+    run.append_event("best", 20, "Step 20 is the best so far.")
+    for answer in ("blau", "blue"):  # the second time after a resume
+        run.append_sample(20, "which colour", answer, True)
+    (event,) = run.events()
+    assert (event["kind"], event["step"]) == ("best", 20)
+    assert event["time"].startswith("20")
+    assert [sample["answer"] for sample in run.samples()] == ["blue"]
+
+
+def test_the_configuration_comes_back_with_its_origins(tmp_path: Path) -> None:
+    given = config(tmp_path)
+    run = RunDirectory.create(given)
+    assert run.config() == given.value
+    assert run.origins() == {"name": "test", "base": "test", "data.train": "test", "runs": "test"}
+
+
+def test_a_run_knows_what_it_was_published_as(tmp_path: Path) -> None:
+    run = RunDirectory.create(config(tmp_path))
+    with run.resumable():
+        assert run.status.told == "running"
+    run.published("a@3")
+    assert (run.status.state, run.status.told) == ("finished", "published as a@3")
+
+
 @pytest.mark.parametrize("rows", [0, 1, 20])
 def test_the_plot_is_a_picture(tmp_path: Path, rows: int) -> None:
     run = RunDirectory(tmp_path)
     for step in range(rows):
         run.append_metrics({"step": step, "loss": 3.0 - step / 10, "learning_rate": 1e-3})
     PLOT(run)
-    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_result_is_json(tmp_path: Path) -> None:
