@@ -14,6 +14,7 @@ from typing import Any
 from adaptery.errors import DataError, brief
 
 HEAD = 4096  # bytes by which a file is told to be something else than its name says
+BUFFER = 1 << 20  # bytes of a Parquet column in memory at a time
 LONGEST_CELL = 1 << 28  # characters; Python's own limit of 131,072 is less than some documents
 MAGIC = {
     b"PAR1": "a Parquet file; name it .parquet",
@@ -148,7 +149,7 @@ def parquet(path: Path) -> Records:
 
     done = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False) as file:
             names = class_names(file.schema_arrow)
             for batch in file.iter_batches(batch_size=256):
                 for done, record in enumerate(batch.to_pylist(), done + 1):  # noqa: B020 - goes on

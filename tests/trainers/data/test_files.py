@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from adaptery.trainers.data.files import read_file
 from adaptery.trainers.data.reading import MOST_DEFECTS
 from adaptery.trainers.data.rows import Labelled
 from tests.trainers.data.reading import ANSWER, GOOD, USER, complaint, read, write, write_json
@@ -262,3 +263,14 @@ def test_memory_never_holds_the_file_beside_its_rows(tmp_path: Path, kind: str) 
     assert held > 4000 * 960  # the rows are there
     assert peak - held < 0.25 * held
     assert len(data.rows) == 4000
+
+
+def test_of_a_parquet_file_a_few_rows_are_in_memory_at_a_time(tmp_path: Path) -> None:
+    """Even where all rows are one row group, as writers make them by default."""
+    rows = [{"text": f"{n} " + "the sky is blue " * 60, "label": n % 2} for n in range(20_000)]
+    path = write_parquet(tmp_path / "d.parquet", rows, compression="none", use_dictionary=False)
+    size = path.stat().st_size
+    assert size > 15_000_000
+    before = pa.total_allocated_bytes()
+    peak = max(pa.total_allocated_bytes() for _ in read_file(path))
+    assert peak - before < size / 4
