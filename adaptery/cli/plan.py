@@ -23,6 +23,7 @@ PARTS = {
     "optimizer": "optimizer states",
     "activations": "activations of the largest micro-batch",
     "logits": "logits of learned positions",
+    "allocator": "allocator and libraries",
     "training": "= training",
     "evaluation": "evaluation, beside the weights",
     "probe": "the plain base for the probe",

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from adaptery.config import Resolved, fields_of
-from adaptery.trainers.batches import by_length, cut
+from adaptery.trainers.batches import WIDTH, by_length, cut
 from adaptery.trainers.config import RunConfig, TrainingConfig
-from adaptery.trainers.encoding import Example
+from adaptery.trainers.encoding import IGNORED, Example
 from adaptery.trainers.loading import precision
 from adaptery.trainers.memory import remedies
 from adaptery.trainers.method import AdapterPlan
@@ -24,16 +24,17 @@ from adaptery.trainers.plan.memory import (
 from adaptery.trainers.plan.outline import build
 from adaptery.trainers.plan.rehearsal import (
     Arithmetic,
-    BatchShape,
+    EndToEnd,
+    Loss,
+    Padded,
     peak_of_evaluation,
     peak_of_training,
+    speed_up,
 )
 from adaptery.trainers.plan.sizes import safetensors_size
 from adaptery.trainers.steps import next_smaller, rows_in_step, steps_in_epoch, steps_of
 from adaptery.trainers.targets import head_modules, linear_layers, resolve_targets
 from adaptery.trainers.work import Work
-
-ROUND = 32  # widths of padded batches are multiples of this
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,9 @@ class Sketch:
         self.adapted = self.method.adapt(self.model, plan)
         trained = [p for p in self.adapted.parameters() if p.requires_grad]
         self.trainable = sum(p.numel() for p in trained)
+        self.shapes = self.method.shapes(self.adapted)
+        together = settings.training.packing != "off" and not task.head_labels
+        self.packed = speed_up(self.adapted, self.model, pack=together)
 
     def outline(self) -> Any:
         """The base with the number format that it has in the run, all of it frozen."""
@@ -173,7 +177,7 @@ class Sketch:
             "trainable": self.trainable,
             "base_parameters": self.base_parameters,
             "share": self.trainable / self.base_parameters,
-            "disk": safetensors_size(self.method.shapes(self.adapted)),
+            "disk": safetensors_size(self.shapes),
         }
 
     def memory(self, training: TrainingConfig) -> MemoryPlan:
@@ -184,11 +188,10 @@ class Sketch:
         gradients = FP32 * self.trainable
         used = self.arithmetic
         self.recompute(training.gradient_checkpointing)
-        shape = largest(self.training_batches(training), self.work.task.head_labels)
-        lean = replace(shape, kept=min(1, shape.kept))
+        rows = largest(self.training_batches(training))
         pieces = training.accumulation
-        step = peak_of_training(self.adapted, shape, used, micro_batches=pieces)
-        without = peak_of_training(self.adapted, lean, used, micro_batches=pieces)
+        step = peak_of_training(self.adapted, self.loss(rows), used, pieces)
+        without = peak_of_training(self.adapted, self.loss(rows, lean=True), used, pieces)
         probe = 0
         if not (whole or self.work.task.head_labels):
             probe = self.base_parameters * (2 if torch.cuda.is_available() else FP32)
@@ -214,16 +217,28 @@ class Sketch:
             [work.tests[index] for index in indices]
             for indices in by_length(work.tests, settings.batch_size)
         ]
-        shape = largest(batches, work.task.head_labels)
-        losses = peak_of_evaluation(self.adapted, shape, self.arithmetic)
+        rows = largest(batches)
+        losses = peak_of_evaluation(self.adapted, self.loss(rows), self.arithmetic)
         losses += allocator_bytes(losses)
         if not work.metrics or work.task.labels:
             return losses
         longest = max(len(row.prompt) for row in work.tests) + settings.max_new_tokens
-        each = self.precision.itemsize
-        cache = cache_bytes(self.model.config, shape.rows, longest, each)
-        prompt = peak_of_evaluation(self.adapted, replace(shape, kept=1), self.arithmetic)
+        cache = cache_bytes(self.model.config, len(rows), longest, self.precision.itemsize)
+        prompt = peak_of_evaluation(self.adapted, self.loss(rows, lean=True), self.arithmetic)
         return max(losses, prompt + cache + allocator_bytes(prompt + cache))
+
+    def loss(self, rows: Sequence[Example], *, lean: bool = False) -> Loss:
+        """How the loss of these rows is computed; `lean`: with one position of each learned."""
+        if self.packed:
+            from adaptery.trainers.compute.packing import pack  # imports torch
+
+            pairs = [(row.ids, lean_labels(row) if lean else row.labels) for row in rows]
+            packed = pack(pairs, fill=self.work.task.forward.pad_token)
+            _ = packed.layout.blocks  # made of numbers, which the rehearsal has not
+            return EndToEnd(packed)
+        tokens = -(-max(len(row.ids) for row in rows) // WIDTH) * WIDTH
+        kept = 1 if lean else max(row.learned for row in rows)
+        return Padded(len(rows), tokens, 0 if self.work.task.head_labels else kept)
 
     @property
     def arithmetic(self) -> Arithmetic:
@@ -277,9 +292,11 @@ def milder(training: TrainingConfig) -> Iterator[TrainingConfig]:
             )
 
 
-def largest(batches: Sequence[Sequence[Example]], head: Sequence[str]) -> BatchShape:
-    """The shape of the micro-batch with the most tokens, padding included."""
-    rows = max(batches, key=lambda rows: len(rows) * max(len(row.ids) for row in rows))
-    tokens = -(-max(len(row.ids) for row in rows) // ROUND) * ROUND
-    kept = 0 if head else max(row.learned for row in rows)
-    return BatchShape(len(rows), tokens, min(kept, tokens))
+def largest(batches: Sequence[list[Example]]) -> list[Example]:
+    """The micro-batch with the most tokens, padding included."""
+    return max(batches, key=lambda rows: len(rows) * max(len(row.ids) for row in rows))
+
+
+def lean_labels(row: Example) -> list[int]:
+    """The labels of a row of which only the last token is learned."""
+    return [IGNORED] * (len(row.ids) - 1) + [row.ids[-1]]

@@ -5,6 +5,8 @@
 - activations: the most that is alive in forward and backward of the largest micro-batch, found by a
   rehearsal without numbers (`rehearsal.py`); logits: what of it is due to the learned positions.
 - evaluation: the same without gradients for the largest batch of it, and the generation's cache.
+- allocator: on a CPU, what glibc's heap keeps between the blocks that live, and what oneDNN holds;
+  both as measured. A GPU's allocator has next to none of it.
 - probe: the plain base that is loaded at the end, as it will be served.
 """
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 FP32 = 4  # bytes
+HEAP = 0.5  # of what lives for the length of a step, in fp32 and bf16, by `adapters plan --measure`
+LIBRARIES = 45_000_000  # bytes: oneDNN's code and scratch
 # Bytes of state for each trained parameter, by what an optimizer's name contains; first match wins.
 STATES = (
     ("lion_8bit", 1.0),
@@ -40,6 +44,7 @@ class MemoryPlan:
     optimizer: int
     activations: int
     logits: int
+    allocator: int
     evaluation: int
     probe: int
 
@@ -47,7 +52,8 @@ class MemoryPlan:
     def training(self) -> int:
         """While it trains."""
         states = self.gradients + self.optimizer
-        return self.base + self.adapter + states + self.activations + self.logits
+        step = self.activations + self.logits + self.allocator
+        return self.base + self.adapter + states + step
 
     @property
     def measuring(self) -> int:
@@ -69,6 +75,13 @@ def optimizer_state(name: str, trainable: int) -> int:
     """Bytes of an optimizer's states."""
     each = next((size for part, size in STATES if part in name), OTHER_STATE)
     return round(each * trainable)
+
+
+def allocator_bytes(living: int) -> int:
+    """What the allocator takes beside so many bytes that live for a step."""
+    import torch
+
+    return 0 if torch.cuda.is_available() else LIBRARIES + round(HEAP * living)
 
 
 def cache_bytes(config: Any, rows: int, tokens: int, each: int) -> int:

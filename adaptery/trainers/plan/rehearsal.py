@@ -14,14 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+    from adaptery.trainers.compute.packing import Packed
 
-@dataclass(frozen=True, slots=True)
-class BatchShape:
-    """A micro-batch: `rows` of `tokens` each, of which `kept` positions of a row have logits."""
-
-    rows: int
-    tokens: int
-    kept: int
+Loss = Callable[[Any], "torch.Tensor"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,53 +32,99 @@ class Arithmetic:
         return torch.autocast("cpu", dtype, enabled=self.autocast is not None)
 
 
-def peak_of_training(
-    model: Any, shape: BatchShape, arithmetic: Arithmetic, *, micro_batches: int = 1
-) -> int:
+def peak_of_training(model: Any, loss: Loss, arithmetic: Arithmetic, micro_batches: int = 1) -> int:
     """The most bytes beside the parameters that forward and backward of a step take, gradients of
     parameters included.
 
     Args:
         model: an outline on the meta device; it is left as it was.
+        loss: of the micro-batch, from the model.
         micro_batches: of a step; from the second on, gradients are there from the beginning.
     """
 
     def step() -> None:
         with arithmetic.context():
-            loss = loss_of(model, shape)
-        loss.backward()
+            value = loss(model)
+        value.backward()
 
     model.train()
     return peak(model, [step] * min(2, micro_batches))
 
 
-def peak_of_evaluation(model: Any, shape: BatchShape, arithmetic: Arithmetic) -> int:
+def peak_of_evaluation(model: Any, loss: Loss, arithmetic: Arithmetic) -> int:
     """The most bytes beside the parameters that losses of a batch take without gradients."""
     import torch
 
     def step() -> None:
         with torch.no_grad(), arithmetic.context():
-            loss_of(model, shape)
+            loss(model)
 
     model.eval()
     return peak(model, [step])
 
 
-def loss_of(model: Any, shape: BatchShape) -> "torch.Tensor":
-    """A loss of that many rows, by the output layer or by the classification head."""
-    import torch
+@dataclass(frozen=True, slots=True)
+class Padded:
+    """The loss of `rows` padded to `tokens` each, with logits at `kept` positions of a row; with
+    none of these, by a classification head."""
 
-    ids = torch.zeros((shape.rows, shape.tokens), dtype=torch.long)
-    given: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if not shape.kept:
-        scores: torch.Tensor = model(**given).logits.float().logsumexp(-1).sum()
-        return scores
-    logits = model(**given, use_cache=False, logits_to_keep=torch.arange(shape.kept)).logits
-    labels = torch.zeros(shape.rows * shape.kept, dtype=torch.long)
-    losses = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1).float(), labels, reduction="none"
-    )
-    return losses.sum()
+    rows: int
+    tokens: int
+    kept: int
+
+    def __call__(self, model: Any) -> "torch.Tensor":
+        import torch
+
+        ids = torch.zeros((self.rows, self.tokens), dtype=torch.long)
+        given: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if not self.kept:
+            scores: torch.Tensor = model(**given).logits.float().logsumexp(-1).sum()
+            return scores
+        logits = model(**given, use_cache=False, logits_to_keep=torch.arange(self.kept)).logits
+        labels = torch.zeros(self.rows * self.kept, dtype=torch.long)
+        losses = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1).float(), labels, reduction="none"
+        )
+        return losses.sum()
+
+
+@dataclass(frozen=True, slots=True)
+class EndToEnd:
+    """The loss of rows laid end to end, as `compute.losses.token_losses` computes it."""
+
+    packed: "Packed"
+
+    def __call__(self, model: Any) -> "torch.Tensor":
+        import torch
+
+        from adaptery.trainers.compute.losses import fused, run
+
+        layout = self.packed.layout
+        if fused(model):
+            return run(model, self.packed, targets=layout.targets).sum()
+        logits = run(model, self.packed)[: layout.learned].float()
+        return torch.nn.functional.cross_entropy(logits, layout.targets, reduction="none").sum()
+
+
+def speed_up(model: Any, base: Any, *, pack: bool) -> bool:
+    """Change an outline as `loading.speed_up` changes a model, but for the trial of its numbers.
+
+    Returns:
+        Whether rows are laid end to end.
+    """
+    from torch.nn import Linear
+
+    from adaptery.trainers.compute import attention, enabling, lora, losses, shortcut
+
+    lora.fuse(model)
+    if not pack or enabling.unfit(base):
+        return False
+    base.set_attn_implementation(attention.NAME)
+    shortcut.shorten(base)
+    head = base.get_output_embeddings()
+    if type(head) is Linear:
+        losses.LossHead(base, head)
+    return True
 
 
 def peak(model: Any, steps: list[Callable[[], None]]) -> int:
@@ -92,6 +133,8 @@ def peak(model: Any, steps: list[Callable[[], None]]) -> int:
 
     with FakeTensorMode(allow_non_fake_inputs=True), shadowed(model):
         meter = make_meter()
+        for tensor in (*model.parameters(), *model.buffers()):
+            meter.alive[tensor.untyped_storage()._cdata] = 0  # a view of it is no new memory
         with meter:
             for step in steps:
                 step()
