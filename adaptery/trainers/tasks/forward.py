@@ -1,4 +1,4 @@
-"""Running the model on rows: logits or losses of learned tokens, greedy answers, class logits.
+"""Running the model on rows: logits or losses of learned tokens, greedy answers.
 
 Rows go through the model packed (laid end to end, none seeing another) where its attention allows
 it, and padded elsewhere. No caller can tell which from the numbers.
@@ -43,7 +43,7 @@ class Forward:
         if self.packed:
             from adaptery.trainers.compute.losses import token_losses
 
-            return token_losses(model, self._pack(rows))
+            return token_losses(model, self._pack(model, rows))
         logits, labels, index = self.learned_logits(model, rows)
         losses = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
         return losses, index
@@ -60,7 +60,7 @@ class Forward:
         if self.packed:
             from adaptery.trainers.compute.losses import label_logits
 
-            packed = self._pack(rows)
+            packed = self._pack(model, rows)
             logits = label_logits(model, packed)
             layout = packed.layout
             return logits, layout.targets.to(logits.device), layout.row.to(logits.device)
@@ -72,26 +72,15 @@ class Forward:
         chosen = kept != IGNORED
         return logits[chosen], kept[chosen], chosen.nonzero()[:, 0]
 
-    def class_logits(self, model: Any, rows: Sequence[Example]) -> "torch.Tensor":
-        """The classification head's logits, of shape (rows, classes)."""
-        import torch
-
-        batch = pad([(row.ids, row.labels) for row in rows], self.pad_token)
-        more: dict[str, Any] = {}
-        if rows[0].segments:
-            kinds = pad([(row.segments, row.segments) for row in rows], 0).ids
-            more["token_type_ids"] = kinds.to(next(model.parameters()).device)
-        logits: torch.Tensor = self._run(model, batch, **more).logits
-        return logits.float()
-
-    def _pack(self, rows: Sequence[Example]) -> "Packed":
+    def _pack(self, model: Any, rows: Sequence[Example]) -> "Packed":
+        from adaptery.trainers.compute.losses import may_share
         from adaptery.trainers.compute.packing import pack as lay_out
 
-        return lay_out([(row.ids, row.labels) for row in rows], fill=self.pad_token)
+        labelled = [(row.ids, row.labels) for row in rows]
+        return lay_out(labelled, fill=self.pad_token, share=may_share(model))
 
     def _run(self, model: Any, batch: Batch, **more: Any) -> Any:
         device = next(model.parameters()).device
-        more = {n: v.to(device) if hasattr(v, "to") else v for n, v in more.items()}
         return model(
             input_ids=batch.ids.to(device),
             attention_mask=batch.mask.to(device),
