@@ -54,3 +54,18 @@ def write_rows(path: Path, conversations: list[list[tuple[str, str]]]) -> Path:
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def write_pairs(path: Path, count: int, start: int = 0) -> Path:
+    """JSON Lines of two texts and whether they belong together, which every third pair does and its
+    second text tells."""
+    rows = [
+        {
+            "text1": f"{'sky ' * (n % 4)}{n}",
+            "text2": "red" if n % 3 else "blue",
+            "label": int(n % 3 == 0),
+        }
+        for n in range(start, start + count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path

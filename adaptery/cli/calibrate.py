@@ -79,7 +79,7 @@ def calibrate_command(
             f"{data} holds the rows that {version} was trained on, on which it is surer than it "
             "should be. Calibrate on rows that were held out."
         )
-    candidate = find_candidate(store, str(version), base)
+    candidate = find_candidate(store, str(version), base, calibrated=False)
     found, _ = measure([candidate], rows, metric, batch_size, precision)
     result = calibrate(found[candidate.name], classes.labels, steps, metric)
     tags = {

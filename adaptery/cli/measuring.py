@@ -51,14 +51,16 @@ def model_options(command: F) -> F:
     return command
 
 
-def find_candidate(store: "Registry", ref: str, base: str | None) -> "Candidate":
-    """The version that `ref` means, with its calibration, on its base or the one at `base`."""
+def find_candidate(
+    store: "Registry", ref: str, base: str | None, *, calibrated: bool = True
+) -> "Candidate":
+    """The version that `ref` means, with its thresholds, on its base or the one at `base`."""
     from adaptery.trainers.evaluation.candidates import Candidate
 
     version = store.resolve(AdapterRef.parse(ref))
     identity = version.manifest.base
     found = open_base(base or identity.id, None if base else identity.revision)
-    tags = store.standing(version.name)[version.number].tags
+    tags = store.standing(version.name)[version.number].tags if calibrated else {}
     directory = store.materialize(version)
     return Candidate.of(str(version), version.manifest, directory, found, tags)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import done
-from tests.models import write_rows
+from tests.models import write_pairs, write_rows
 from tests.trainers.runs import rows
 
 
@@ -77,3 +77,27 @@ def bare(original: House, tmp_path: Path) -> House:
     for name in ("train.jsonl", "eval.jsonl"):
         shutil.copy(original.root / name, root)
     return House(root, original.base)
+
+
+@pytest.fixture(scope="session")
+def original_pairs(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> House:
+    """Of a pair task `words` with two versions, which differ in their seeds, and `head` with one;
+    beside them `val.jsonl`, on which training measured, and `test.jsonl`."""
+    house = House(tmp_path_factory.mktemp("pairs"), tiny_base)
+    write_pairs(house.root / "train.jsonl", 24)
+    write_pairs(house.root / "val.jsonl", 18, start=100)
+    write_pairs(house.root / "test.jsonl", 21, start=200)
+    shared = ("--eval-data", house.root / "val.jsonl", "--task", "pair")
+    words = (*shared, "--set", "task.words={'0': a, '1': b}")
+    done(*house.train(*words, "--name", "words"))
+    done(*house.train(*words, "--name", "words", "--seed", 1))
+    done(*house.train(*shared, "--name", "head", "--set", "task.way=head"))
+    return house
+
+
+@pytest.fixture
+def pairs(original_pairs: House, tmp_path: Path) -> House:
+    """A copy of it that a test may change."""
+    copy = Path(shutil.copytree(original_pairs.root, tmp_path / "pairs"))
+    shutil.rmtree(copy / "runs")
+    return House(copy, original_pairs.base)

@@ -46,7 +46,9 @@ def test_another_seed_is_told_with_the_largest_difference_of_weights(house: Hous
     assert told["same"] is False
     assert told["agreement"] == "different"
     assert told["largest_weight_difference"] > 1e-4
-    fields = {change["field"]: (change["before"], change["after"]) for change in told["differences"]}
+    fields = {
+        change["field"]: (change["before"], change["after"]) for change in told["differences"]
+    }
     assert fields["seed"] == (0, 5)
     assert fields["config.training.seed"] == (0, 5)
     assert len(done("list", "colours", "--json", *house.at).json) == 2, "and is not published"

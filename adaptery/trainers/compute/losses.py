@@ -29,13 +29,12 @@ def token_losses(model: nn.Module, packed: Packed) -> tuple[Tensor, Tensor]:
     """
     packed = packed.to(device_of(model))
     layout = packed.layout
-    if fused(model):
-        losses = run(model, packed, targets=layout.targets)[:, 0]
-    else:
-        losses = cross_entropy(
-            label_logits(model, packed).float(), layout.targets, reduction="none"
-        )
-    return losses, layout.row
+    output = run(model, packed, **({"targets": layout.targets} if fused(model) else {}))
+    if output.shape[-1] == 1:
+        return output[:, 0], layout.row
+    # Also where a wrapper goes past the hook that takes `targets`, as PEFT's AdaLoRA does.
+    logits = output[: layout.learned].float()
+    return cross_entropy(logits, layout.targets, reduction="none"), layout.row
 
 
 def label_logits(model: nn.Module, packed: Packed) -> Tensor:

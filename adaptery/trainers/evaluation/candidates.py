@@ -14,7 +14,7 @@ from adaptery.trainers.config import EvaluationConfig
 from adaptery.trainers.data.rows import Row, summarize
 from adaptery.trainers.encoding import Example
 from adaptery.trainers.evaluation.scoring import Evaluation, Metric, evaluate, wanted_metrics
-from adaptery.trainers.loading import load_base
+from adaptery.trainers.loading import load_base, speed_up
 from adaptery.trainers.method import Method
 from adaptery.trainers.tasks.base import Task
 from adaptery.trainers.tasks.forward import Forward
@@ -91,6 +91,11 @@ class Candidate:
         """The arithmetic that it was trained in."""
         return str(section(self.manifest, "training").get("precision", "auto"))
 
+    @property
+    def packing(self) -> str:
+        """Whether its rows were packed, as `training.packing`."""
+        return str(section(self.manifest, "training").get("packing", "auto"))
+
 
 def section(manifest: Manifest, name: str) -> Mapping[str, Any]:
     """A group of the recorded configuration; empty where there is none."""
@@ -148,14 +153,15 @@ def measure_all(
     chosen = {name: metrics[name] for name in wanted}
     found: dict[str, Evaluation] = {}
     for group in by_base(candidates):
-        model = load_base(group[0].base, group[0].task, Method({}), precision)
+        model: Any = load_base(group[0].base, group[0].task, Method({}), precision)
+        packed = speed_up(model, group[0].packing) is None
         for number, one in enumerate(group):
-            with wearing(model, one, f"a{number}") as worn:
+            one.task.forward = replace(one.task.forward, packed=packed)
+            with wearing(model, one, f"a{number}") as model:
                 watcher.phase(f"evaluating {one.name}", len(rows))
                 found[one.name] = evaluate(
-                    one.task, worn, encoded[one.name], chosen, settings, watcher
+                    one.task, model, encoded[one.name], chosen, settings, watcher
                 )
-                model = worn
     return {one.name: found[one.name] for one in candidates}
 
 
@@ -205,6 +211,8 @@ def wearing(model: Any, candidate: Candidate, name: str) -> "Iterator[PeftModel]
     """The model with the candidate's adapter and no other, known to PEFT as `name`."""
     from peft import PeftModel
 
+    from adaptery.trainers.compute.lora import fuse
+
     adapted = isinstance(model, PeftModel)
     if candidate.adapter is None:
         if not adapted:
@@ -218,4 +226,5 @@ def wearing(model: Any, candidate: Candidate, name: str) -> "Iterator[PeftModel]
     else:
         model = PeftModel.from_pretrained(model, candidate.adapter, adapter_name=name)
     model.set_adapter(name)
+    fuse(model)
     yield model
