@@ -154,7 +154,7 @@ def parquet(path: Path) -> Records:
             for batch in file.iter_batches(batch_size=256):
                 for done, record in enumerate(batch.to_pylist(), done + 1):  # noqa: B020 - goes on
                     yield done, named(record, names)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path} is no whole Parquet file, from row {done + 1} on: "
             f"{str(error).strip().splitlines()[0]}. Copy it again."

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from adaptery.errors import DataError
 from adaptery.trainers.data.files import read_file
 from adaptery.trainers.data.reading import MOST_DEFECTS
 from adaptery.trainers.data.rows import Labelled
@@ -274,3 +275,35 @@ def test_of_a_parquet_file_a_few_rows_are_in_memory_at_a_time(tmp_path: Path) ->
     before = pa.total_allocated_bytes()
     peak = max(pa.total_allocated_bytes() for _ in read_file(path))
     assert peak - before < size / 4
+
+
+def damaged(content: bytes, rng: random.Random) -> bytes:
+    """Bytes changed, lost, put in, or cut off."""
+    for _ in range(rng.randint(1, 6)):
+        place, kind = rng.randrange(len(content)), rng.random()
+        before, after = content[:place], content[place:]
+        if kind < 0.5:
+            content = before + rng.randbytes(1) + after[1:]
+        elif kind < 0.7:
+            content = before + after[rng.randint(1, 30) :]
+        else:
+            content = before + rng.randbytes(rng.randint(1, 10)) + after * (kind < 0.9)
+    return content
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
+def test_a_damaged_file_is_read_or_refused_and_nothing_else(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"d.{kind}"
+    writers = {"csv": write_table, "parquet": write_parquet}
+    writers.get(kind, write_json)(path, PAIRS * 40)
+    if kind == "json":
+        path.write_text(json.dumps(PAIRS * 40))
+    whole, refused = path.read_bytes(), 0
+    for seed in range(160):
+        path.write_bytes(damaged(whole, random.Random(seed)))
+        try:
+            read(path)
+        except DataError as error:
+            refused += 1
+            assert str(path) in str(error)
+    assert refused > 100
