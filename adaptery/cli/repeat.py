@@ -60,7 +60,7 @@ class Agreement:
         return {
             "same": self.same,
             "agreement": self.level,
-            "version": self.version,
+            "repeats": self.version,
             "differences": [asdict(change) for change in self.changes],
             "largest_weight_difference": self.largest,
             "tensors_of_one_side": list(self.only),
@@ -78,9 +78,8 @@ def recorded_config(version: "Version", layers: list[Layer]) -> Resolved[RunConf
         ConfigError: a value is wrong.
     """
     manifest = version.manifest
-    known = {
-        name: manifest.config[name] for name in RunConfig.model_fields if name in manifest.config
-    }
+    recorded: dict[str, Any] = dict(manifest.config)
+    known = {name: recorded[name] for name in RunConfig.model_fields if name in recorded}
     if not {"data", "lora", "training"} <= known.keys():
         raise UsageError(
             f"{version} cannot be repeated: its manifest records no training (it was imported, or "

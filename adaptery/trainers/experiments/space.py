@@ -104,7 +104,12 @@ def choice(text: str, where: str) -> Any:
     value = read_value(text.strip(), where)
     if isinstance(value, dict | list):
         raise ConfigError(f"{where}: {text!r} is no single value; name layers as q_proj+v_proj.")
-    return value.replace("+", ",") if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)  # 1e-4, which is a text to YAML
+    except ValueError:
+        return value.replace("+", ",")
 
 
 def parse_range(text: str, key: str, parts: Sequence[str]) -> Dimension:

@@ -62,17 +62,17 @@ class Pruning:
         if time.time() - self.beat > HEARTBEAT:
             self.beat = time.time()
             self.trial.set_user_attr("beat", self.beat)
-            self.pruned = self.falls_behind()
+            self.report()
+            self.pruned = bool(self.steps) and self.trial.should_prune()
         return not self.pruned
 
-    def falls_behind(self) -> bool:
-        """Tell Optuna of every new measurement on held-out rows, and ask it."""
+    def report(self) -> None:
+        """Tell Optuna of every new measurement on held-out rows."""
         for row in rows_of(self.folder):
             score = row.get(f"eval.{self.metric}")
             if score is not None and row["step"] not in self.steps:
                 self.steps.add(row["step"])
                 self.trial.report(score, row["step"])
-        return bool(self.steps) and self.trial.should_prune()
 
 
 def open_study(storage: str, name: str, metric: str) -> "Study":
@@ -128,6 +128,7 @@ def ask(sweep: Sweep) -> "Trial | None":
     What is proposed depends on the seed and the trial's number, so that a sweep that was stopped
     proposes what it would have, and two processes do not propose the same.
     """
+    from optuna import samplers
     from optuna.trial import TrialState
 
     study = sweep.study
@@ -136,6 +137,7 @@ def ask(sweep: Sweep) -> "Trial | None":
     study.sampler = make_sampler(sweep, trial.number)
     for dimension in sweep.space:
         dimension.suggest(trial)
+    study.sampler = samplers.RandomSampler()  # a grid's would stop a loop of Optuna's, not ours
     if sum(other.number <= trial.number for other in counted(study)) > sweep.trials:
         trial.set_user_attr("surplus", True)
         study.tell(trial, state=TrialState.FAIL)
@@ -155,7 +157,8 @@ def make_sampler(sweep: Sweep, number: int) -> Any:
         return samplers.RandomSampler(seed=seed)
     if sweep.sampler == "tpe":
         return samplers.TPESampler(seed=seed)
-    return samplers.GridSampler({d.key: list(d.choices) for d in sweep.space}, seed=seed)
+    points = {dimension.key: list(dimension.choices) for dimension in sweep.space}
+    return samplers.GridSampler(points, seed=sweep.seed)  # numbers its points by the seed
 
 
 def attempt(sweep: Sweep, trial: "Trial", command: Sequence[str], watcher: Watcher) -> None:
@@ -175,6 +178,7 @@ def attempt(sweep: Sweep, trial: "Trial", command: Sequence[str], watcher: Watch
             raise
     except KeyboardInterrupt:
         outcome = None
+    pruning.report()  # what came after the last look
     if outcome is None and pruning.pruned:
         outcome = Outcome(status="pruned", sentence="It was behind most others, and stopped.")
         outcome.write(folder)
