@@ -9,7 +9,7 @@ import click
 
 from adaptery.cli.context import json_option, one_line, print_json, print_table, stderr, stdout
 from adaptery.cli.progress import duration, shown
-from adaptery.errors import ConfigError, ReferenceNotFound, UsageError, join, suggest
+from adaptery.errors import ConfigError, Interrupted, ReferenceNotFound, UsageError, join, suggest
 
 if TYPE_CHECKING:
     from adaptery.trainers.run_directory import RunDirectory
@@ -107,10 +107,15 @@ def tail_command(run: str, folder: Path, follow: bool, count: int, as_json: bool
     import json
 
     found = find_run(run, folder)
-    for row in figures(found, count, follow):
-        click.echo(json.dumps(row) if as_json else one_line(told(row)))
+    try:
+        for row in figures(found, count, follow):
+            click.echo(json.dumps(row) if as_json else one_line(told(row)))
+    except KeyboardInterrupt:  # the usual way to stop following; nothing went wrong
+        raise click.exceptions.Exit(Interrupted.exit_code) from None
     if follow:
         stderr().print(f"{found.path.name}: {found.status.told}.", soft_wrap=True)
+    elif not found.metrics():
+        stderr().print(f"There are no figures yet in {found.path}.", soft_wrap=True)
 
 
 def figures(run: "RunDirectory", count: int, follow: bool) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,6 @@ import pytest
 
 from adaptery.config import Layer, Resolved, resolve
 from adaptery.errors import ConfigError
-from adaptery.trainers import run_directory
 from adaptery.trainers.config import RunConfig
 from adaptery.trainers.run_directory import RunDirectory
 

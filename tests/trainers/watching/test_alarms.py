@@ -118,6 +118,12 @@ def test_a_loss_that_does_not_fall_is_a_plateau() -> None:
     assert not findings(History.of(settings(), better))
 
 
+def test_no_two_findings_contradict_one_another() -> None:
+    """A loss that swings does not fall either, but a larger step is no remedy."""
+    history = History.of(settings(), made_up(1.0 + 0.6 * (-1.0) ** np.arange(40)))
+    assert {finding.alarm for finding in findings(history)} == {"swing"}
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_figure_that_is_no_number(value: float) -> None:
     assert "not_a_number" in alarms(made_up([2.0, value]))

@@ -186,7 +186,7 @@ def test_one_that_cannot_begin_refuses_a_new_run_and_not_a_resumed_one(
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "file" / "board"))
     settings = config(tmp_path, "tensorboard")
     run = RunDirectory.create(settings)
-    with pytest.raises(ConfigError, match="tensorboard cannot begin.*Nothing was trained"):
+    with pytest.raises(ConfigError, match=r"tensorboard cannot begin.*Nothing was trained"):
         make_reporters(settings.value, run, Silent())
     run.append_metrics({"step": 1, "loss": 1.0})
     notes = Notes()

@@ -89,7 +89,7 @@ def test_answers_and_events_are_kept_and_judged(tmp_path: Path) -> None:
 
 
 def test_a_run_in_one_line(tmp_path: Path) -> None:
-    run, settings = begin(tmp_path)
+    run, _ = begin(tmp_path)
     assert described(run)["loss"] is None
     assert described(run)["step"] == 0
     for row in [*ROWS, {"step": 20, "eval.loss": 1.5}, {"step": 40, "eval.loss": 1.75}]:

@@ -28,6 +28,10 @@ ALARMS: tuple[Alarm, ...] = (
 )
 
 
+# Where steps are too large, that nothing is learnt is no reason to make them larger.
+TOO_LARGE = {"not_a_number", "divergence", "swing", "gradient_explosion"}
+
+
 def findings(history: History) -> list[Finding]:
     """Everything that is wrong with what has been measured so far, one finding per alarm's name."""
     found = (alarm(history) for alarm in ALARMS)
@@ -35,4 +39,6 @@ def findings(history: History) -> list[Finding]:
     for finding in found:
         if finding:
             named.setdefault(finding.alarm, finding)
+    if TOO_LARGE & named.keys():
+        named.pop("plateau", None)
     return list(named.values())

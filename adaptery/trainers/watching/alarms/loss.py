@@ -157,8 +157,6 @@ def plateau(history: History) -> Finding | None:
     loss = history["loss"]
     if len(loss) < 12 or 0 < history.progress < 1 / 2 or improved(history):
         return None
-    if early_rise(history) or rise(history):
-        return None
     third = len(loss) // 3
     first, last = loss.array[:third], loss.array[-third:]
     error = math.hypot(first.std(ddof=1), last.std(ddof=1)) / math.sqrt(third)
