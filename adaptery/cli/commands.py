@@ -6,6 +6,7 @@ holds that each equals its command's own.
 
 SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Train": {
+        "init": ("init", "Write a commented run.yaml, its values chosen by task, base and memory."),
         "data": ("data", "Check training data, and show it as the model will see it."),
         "train": ("train", "Train an adapter and publish it as the next version."),
         "plan": (
