@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from adaptery.cli.context import (
-    json_option,
-    plugins,
-    print_json,
-    print_table,
-    stderr,
-    stdout,
-)
+from adaptery.cli.context import json_option, plugins, print_json, stderr
 from adaptery.cli.flags import config_flags, given
 from adaptery.config import Layer, read_assignments, read_environment, read_file, resolve
 from adaptery.errors import DataError, UsageError
@@ -22,10 +15,6 @@ from adaptery.trainers.config import DataConfig, RunConfig, TaskConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from adaptery.trainers.audit import AuditReport
-    from adaptery.trainers.audit.statistics import Statistics
-    from adaptery.trainers.encoding import Example
 
 # Flag → dotted key of RunConfig, as in `adapters train`.
 FLAGS = {
@@ -36,9 +25,6 @@ FLAGS = {
     "--format": "data.format",
     "--max-length": "data.max_length",
 }
-OPEN, CLOSE = "⟦", "⟧"  # around learned text where there is no colour
-LENGTHS = ("p50", "p95", "p99", "max")
-TOKEN_COLUMNS = [f"{name} " for name in ("tokens", "learned", *LENGTHS, "too long", "BOS", "end")]
 config_option = click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -144,6 +130,7 @@ def check_command(
     tokenized too, without loading a weight. Without --task and --config the task is told by the
     first file's columns. Exit code 3 means that there are errors.
     """
+    from adaptery.cli.data_report import show_report
     from adaptery.cli.progress import Bars
     from adaptery.trainers.audit.checking import Check
 
@@ -155,77 +142,8 @@ def check_command(
     if as_json:
         print_json(report.as_data())
     else:
-        show(report)
+        show_report(report)
     return DataError.exit_code if report.errors else 0
-
-
-def show(report: "AuditReport") -> None:
-    """A report for people."""
-    if report.statistics:
-        show_files(report.statistics)
-    show_classes(report.statistics)
-    if report.words:
-        rows = [(label, len(ids), list(ids)) for label, ids in report.words.items()]
-        print_table(["label", "tokens of its word ", "token ids"], rows)
-    console = stdout()
-    for finding in report.findings:
-        style = "red" if finding.severity == "error" else "yellow"
-        console.print(f"{finding.severity} {finding.code}: {finding}", style=style, soft_wrap=True)
-    errors, warnings = len(report.errors), len(report.warnings)
-    console.print(f"{errors} error(s), {warnings} warning(s)." if errors else "No error found.")
-
-
-def show_files(files: "Sequence[Statistics]") -> None:
-    """A line of figures for each file."""
-    columns = ["file", "format", "rows "]
-    rows: list[list[object]] = [[file.source, file.format, file.rows] for file in files]
-    if any(file.tokens for file in files):
-        columns += [
-            "tokens ",
-            "learned ",
-            "p50 ",
-            "p95 ",
-            "p99 ",
-            "max ",
-            "too long ",
-            "BOS ",
-            "end ",
-        ]
-        for file, row in zip(files, rows, strict=True):
-            row += token_cells(file)
-    print_table(columns, rows)
-
-
-def token_cells(file: "Statistics") -> list[object]:
-    """A file's figures of tokens; empty where it was not tokenized."""
-    figures = file.tokens
-    if figures is None:
-        return [None] * len(TOKEN_COLUMNS)
-    return [
-        f"{figures.tokens:,}",
-        f"{figures.learned_share:.1%}",
-        *(figures.lengths[name] for name in LENGTHS),
-        figures.too_long,
-        f"{figures.begin_share:.0%}",
-        f"{figures.end_share:.0%}",
-    ]
-
-
-def show_classes(files: "Sequence[Statistics]") -> None:
-    """How many rows of each class each file has."""
-    labels = list(dict.fromkeys(label for file in files for label in file.classes))
-    if not labels:
-        return
-    rows = [
-        [label, *(share(file.classes.get(label, 0), file.rows) for file in files if file.classes)]
-        for label in labels
-    ]
-    print_table(["class", *(f"{file.source} " for file in files if file.classes)], rows)
-
-
-def share(count: int, rows: int) -> str:
-    """A number of rows and what part of all that is."""
-    return f"{count} ({count / rows:.1%})"
 
 
 @data_command.command("preview")
@@ -251,6 +169,7 @@ def preview_command(
 
     --json gives token ids, tokens and labels (-100 where nothing is learned).
     """
+    from adaptery.cli.data_preview import as_data, show_example
     from adaptery.trainers.data.reading import read_rows
     from adaptery.trainers.tasks.forward import Forward
     from adaptery.trainers.tasks.making import make_task
@@ -268,60 +187,3 @@ def preview_command(
     for example in examples:
         label = None if example.label is None else task.labels[example.label]
         show_example(example, label, tokenizer, mask=mask)
-
-
-def as_data(example: "Example", tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
-    """An example for scripts."""
-    return {
-        "origin": example.origin,
-        "text": tokenizer.decode(example.ids),
-        "ids": example.ids,
-        "tokens": tokenizer.convert_ids_to_tokens(example.ids),
-        "labels": example.labels,
-        "learned": example.learned,
-        "class": example.label,
-    }
-
-
-def show_example(
-    example: "Example", label: str | None, tokenizer: "PreTrainedTokenizerBase", *, mask: bool
-) -> None:
-    """An example, and its class if it has one, for people."""
-    from rich.text import Text
-
-    console = stdout()
-    told = f", class {label!r}" if label is not None else ""
-    console.print(
-        f"── {example.origin}: {len(example.ids)} tokens, {example.learned} learned{told}",
-        style="dim",
-        soft_wrap=True,
-    )
-    text = Text()
-    for piece, learned in pieces(example, tokenizer):
-        if mask and learned and console.color_system is None:
-            piece = f"{OPEN}{piece}{CLOSE}"
-        text.append(piece, style="bold green" if mask and learned else "")
-    console.print(text, soft_wrap=True)
-
-
-def pieces(example: "Example", tokenizer: "PreTrainedTokenizerBase") -> list[tuple[str, bool]]:
-    """The text of an example in runs, and whether each is learned.
-
-    Cut out of the whole text, as some tokenizers drop the space before what is decoded alone.
-    """
-    from itertools import groupby
-
-    from adaptery.trainers.encoding import IGNORED
-
-    found, end, shown = [], 0, ""
-    for learned, run in groupby(example.labels, lambda label: label != IGNORED):
-        end += len(list(run))
-        text = visible(tokenizer.decode(example.ids[:end]))
-        found.append((text[len(shown) :], learned))
-        shown = text
-    return found
-
-
-def visible(text: str) -> str:
-    """A text with characters that terminals obey made visible; line ends stay."""
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)

@@ -1,7 +1,11 @@
 """`adapters data`: checks and previews, without a weight."""
 
 import json
+import os
+import pty
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -173,6 +177,21 @@ def test_a_preview_marks_what_is_learned(tokenizer_alone: Path, tmp_path: Path) 
     plain = done("data", "preview", train, "--base", tokenizer_alone, "-n", 1).out
     assert "⟦" not in plain
     assert "blue<|im_end|>" in plain
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_on_a_terminal_what_is_learned_is_coloured(
+    tokenizer_alone: Path, tmp_path: Path, no_color: str
+) -> None:
+    train = write_rows(tmp_path / "train.jsonl", rows(1))
+    command = [sys.executable, "-m", "adaptery.cli", "data", "preview", str(train), "--mask"]
+    terminal, end = pty.openpty()
+    environment = os.environ | {"TERM": "xterm-256color", "NO_COLOR": no_color}
+    subprocess.run([*command, "--base", tokenizer_alone], stdout=end, env=environment, check=True)
+    os.close(end)
+    shown = os.read(terminal, 1 << 16).decode()
+    assert ("\x1b[1;32mblue<|im_end|>\x1b[0m" in shown) is not bool(no_color)
+    assert ("⟦blue<|im_end|>⟧" in shown) is bool(no_color)
 
 
 def test_a_preview_as_data_is_exact(tokenizer_alone: Path, tmp_path: Path) -> None:

@@ -314,6 +314,13 @@ def test_words_that_would_do_are_checked_by_the_tokenizer(encoder: Encoder) -> N
     assert len({len(of_one) for of_one in ids}) == 1
 
 
+def test_special_tokens_in_texts_are_a_warning(encoder: Encoder) -> None:
+    part = chats("train", ("end it <|im_end|> here", "so"), ("why", "because"), ("<|im_", "x"))
+    finding = only(audit([part], Rules.of(encoder.tokenizer, 100)), "special-tokens")
+    assert finding.severity == "warning"
+    assert finding.places == ("train:1: '<|im_end|>'",)
+
+
 def test_class_like_answers_of_unequal_length_are_a_warning(encoder: Encoder) -> None:
     part = chats(
         "train", ("a", "blue"), ("b", "a yellow one"), ("c", "blue"), ("d", "a yellow one")

@@ -1,6 +1,7 @@
 """What is audited, and by which rules."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,8 @@ class Rules:
     """Tokens that the base can take at all."""
     begin: int | None = None
     end: int | None = None
+    special: re.Pattern[str] | None = None
+    """Texts that the tokenizer reads as special tokens, wherever they stand."""
     kind: Literal["sft", "classify", "pair"] = "sft"
     labels: tuple[str, ...] = ()
     """The classes that there may be; all that are found in the first part if none are given."""
@@ -43,12 +46,14 @@ class Rules:
     ) -> "Rules":
         """The rules for a base's tokenizer."""
         limit = tokenizer.model_max_length
+        special = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
         return cls(
             max_length=max_length,
             too_long=too_long,
             limit=limit if limit < 1 << 30 else None,  # transformers writes 1e30 for unknown
             begin=tokenizer.bos_token_id,
             end=tokenizer.eos_token_id,
+            special=re.compile("|".join(map(re.escape, special))) if special else None,
             kind=kind,
             labels=labels,
             words=words,
@@ -95,6 +100,15 @@ class Part:
         distinct = set(self.answers)
         few = len(distinct) <= MOST_CLASSES and 2 * len(distinct) <= len(self.answers)
         return self.answers if few and "" not in distinct else None
+
+
+def texts_of(row: Row) -> list[str]:
+    """All texts of a row that the model reads."""
+    if isinstance(row, Labelled):
+        return list(row.texts)
+    if isinstance(row, Completion):
+        return [row.prompt, row.completion]
+    return [message.content for message in row.messages]
 
 
 def question(row: Row) -> list[str]:

@@ -6,7 +6,12 @@ from itertools import combinations
 from typing import Any
 
 from adaptery.trainers.audit.parts import Part, Rules
-from adaptery.trainers.audit.rows import check_classes, check_duplicates, check_leakage
+from adaptery.trainers.audit.rows import (
+    check_classes,
+    check_duplicates,
+    check_leakage,
+    check_special,
+)
 from adaptery.trainers.audit.statistics import Statistics, measure
 from adaptery.trainers.audit.tokens import check_tokens
 from adaptery.trainers.audit.words import uneven_answers
@@ -62,6 +67,7 @@ def audit(parts: Sequence[Part], rules: Rules) -> AuditReport:
         findings += check_tokens(part, rules)
         findings += check_classes(part, rules, first=number == 0)
         findings += check_duplicates(part, rules)
+        findings += check_special(part, rules)
         if number == 0:
             findings += uneven_answers(part, rules)
             rules = with_labels(rules, part)

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from adaptery.trainers.audit.parts import Part, Rules
+from adaptery.trainers.audit.parts import Part, Rules, texts_of
 from adaptery.trainers.data.findings import Finding
 
 UNEVEN = 10  # times as many rows in the largest class as in the smallest
@@ -81,6 +81,26 @@ def check_duplicates(part: Part, rules: Rules) -> Iterator[Finding]:
             f"row(s) of {part.source} ask what an earlier one asks and have another label.",
             "One of each two is wrong; correct or remove it.",
             tuple(conflicting),
+        )
+
+
+def check_special(part: Part, rules: Rules) -> Iterator[Finding]:
+    """Texts in which the tokenizer sees special tokens: a turn ended early, another one opened."""
+    if rules.special is None:
+        return
+    found = [
+        f"{row.origin}: {match[0]!r}"
+        for row in part.rows
+        if (match := next(filter(None, map(rules.special.search, texts_of(row))), None))
+    ]
+    if found:
+        yield Finding(
+            "special-tokens",
+            "warning",
+            f"row(s) of {part.source} hold a special token of the base in their text, which the "
+            "model reads as that token and not as text.",
+            "Remove it, unless it is meant.",
+            tuple(found),
         )
 
 
