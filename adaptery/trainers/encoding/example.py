@@ -27,7 +27,8 @@ class Example:
     @property
     def learned(self) -> int:
         """The number of learned tokens; a class that a head tells counts for one."""
-        return sum(label != IGNORED for label in self.labels) or int(self.label is not None)
+        learned = len(self.labels) - self.labels.count(IGNORED)
+        return learned or int(self.label is not None)
 
 
 class Unencodable(DataError):
