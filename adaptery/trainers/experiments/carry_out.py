@@ -30,6 +30,8 @@ from adaptery.trainers.train import TrainingResult, train
 from adaptery.trainers.watching.watcher import Silent
 from adaptery.trainers.work import Parts
 
+ROSE = 1.2  # times the first loss; the noise of a loss that goes nowhere is less
+
 
 def carry_out(folder: Path, config: Resolved[RunConfig], parts: Parts) -> Outcome:
     """Train in `folder`, or go on there, and write the outcome.
@@ -96,7 +98,7 @@ def finished(folder: Path, config: RunConfig, result: TrainingResult, clock: Clo
     )
     run = str(result.run.relative_to(folder))
     first, last = ends_of([row["loss"] for row in rows])
-    if last > first:
+    if last > ROSE * first:
         sentence = f"The training loss rose from {first:.3g} to {last:.3g}: the rate is too high."
         return Outcome(status="diverged", sentence=sentence, run=run, measured=measured)
     return Outcome(status="finished", run=run, measured=measured)
