@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
     from peft import AdaLoraConfig, PeftModel
     from peft.tuners.adalora import SVDLinear
+    from transformers import PreTrainedModel
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -75,6 +76,14 @@ class AdaLora(Method):
             total_step=plan.total_steps,
             orth_reg_weight=self.options.orthogonality,
         )
+
+    def adapt(self, model: "PreTrainedModel", plan: AdapterPlan) -> "PeftModel":
+        adapted = super().adapt(model, plan)
+        for layer in svd_layers(
+            adapted
+        ):  # of an outline, PEFT would let the rank itself be learned
+            layer.ranknum["default"].requires_grad_(False)
+        return adapted
 
     def penalty(self, model: "PeftModel") -> "torch.Tensor":
         """Mean ‖P Pᵀ − I‖ over all A and B. PEFT adds it only to a loss that it computed itself."""
