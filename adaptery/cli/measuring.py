@@ -7,7 +7,7 @@ import click
 
 from adaptery.base_model import open_base
 from adaptery.cli.context import plugins, stderr
-from adaptery.errors import UsageError
+from adaptery.errors import UnknownName, UsageError
 from adaptery.trainers.config import DataConfig, EvaluationConfig
 from adaptery.types import AdapterRef, Manifest
 
@@ -88,6 +88,10 @@ def load_metrics(wanted: str) -> "tuple[tuple[str, ...] | str, dict[str, Metric]
     if not names:
         raise UsageError("--metrics names no metric; leave it out for those that fit the data.")
     chosen = LABEL_METRICS if names == ("auto",) else names
+    known = {*LOSSES, *plugins().registered("metrics")}
+    for name in chosen:
+        if name not in known:
+            raise UnknownName("metric", name, known)
     metrics = {name: plugins().load("metrics", name) for name in chosen if name not in LOSSES}
     return ("auto" if names == ("auto",) else names), metrics
 

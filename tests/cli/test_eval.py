@@ -127,11 +127,12 @@ def refused(house: House, *arguments: object) -> Outcome:
     return outcome
 
 
-@pytest.mark.parametrize("metrics", ["acuracy", "loss,acuracy", ","])
+@pytest.mark.parametrize("metrics", ["acuracy", "loss,acuracy", "perplexty", ","])
 def test_an_unknown_metric_is_refused_before_anything_is_read(pairs: House, metrics: str) -> None:
     outcome = refused(pairs, "words", "--data", "not there.jsonl", "--metrics", metrics)
+    guess = "perplexity" if metrics == "perplexty" else "accuracy"
     assert outcome.code == 2
-    assert "accuracy" in outcome.err or "names no metric" in outcome.err
+    assert f"Did you mean {guess!r}" in outcome.err or "names no metric" in outcome.err
 
 
 @pytest.mark.parametrize(

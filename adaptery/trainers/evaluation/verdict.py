@@ -20,17 +20,23 @@ ADVICE = "Consider other data, another base or another method."
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a score compares with its baseline's, as a share of that; above 0 is better."""
+    """How a score compares with its baseline's, as a share of that; above 0 is better.
+
+    There is no such share where the baseline's score is 0.
+    """
 
     metric: str
-    improvement: float
+    improvement: float | None
     grade: Grade
     could_be_chance: bool
 
     @property
     def sentence(self) -> str:
-        better = "better" if self.improvement >= 0 else "worse"
-        text = f"{self.metric} is {abs(self.improvement):.1%} {better} than the baseline's"
+        if self.improvement is None:
+            text = f"The baseline's {self.metric} is 0"
+        else:
+            better = "better" if self.improvement >= 0 else "worse"
+            text = f"{self.metric} is {abs(self.improvement):.1%} {better} than the baseline's"
         if self.could_be_chance:
             return f"{text}, which could be chance: measure on more rows."
         advice = f" {ADVICE}" if self.grade == "none" else ""
@@ -42,11 +48,9 @@ def judge(metric: str, value: float, baseline: float, difference: Difference) ->
     gain = value - baseline
     if metric in LOWER_IS_BETTER:
         gain = -gain
-    improvement = gain / abs(baseline) if baseline else float(gain > 0)
-    grade: Grade = (
-        "effective" if improvement > CLEAR else "limited" if improvement > SOME else "none"
-    )
-    return Verdict(metric, improvement, grade, difference.could_be_chance)
+    share = gain / abs(baseline) if baseline else float(gain > 0)
+    grade: Grade = "effective" if share > CLEAR else "limited" if share > SOME else "none"
+    return Verdict(metric, share if baseline else None, grade, difference.could_be_chance)
 
 
 def headline(metrics: Sequence[str]) -> str:

@@ -164,7 +164,9 @@ def test_the_verdict_has_the_notes_three_grades(
     verdict = judge(metric, value, baseline, apart(gain, gain - 0.001, gain + 0.001))
     assert verdict.grade == grade
     assert metric in verdict.sentence
-    assert ("better" in verdict.sentence) == (verdict.improvement >= 0)
+    assert (verdict.improvement is None) == (baseline == 0)
+    if verdict.improvement is not None:
+        assert ("better" in verdict.sentence) == (verdict.improvement >= 0)
 
 
 def test_a_verdict_that_could_be_chance_says_so_and_no_more() -> None:
