@@ -8,7 +8,7 @@ from adaptery.trainers.watching.history import History
 
 # Above these peak rates a method is used outside of what is known to work (arXiv:2106.09685,
 # arXiv:2402.12354 and the field's recipes); only a run that went wrong is told so.
-HIGHEST_RATE = {"full": 1e-4, "loraplus": 5e-4, "pissa": 5e-4, "olora": 5e-4}
+HIGHEST_RATE = {"full": 1e-4, "adalora": 5e-3, "loraplus": 5e-4, "pissa": 5e-4, "olora": 5e-4}
 HIGHEST_RATE_OF_ADAPTERS = 2e-3
 
 

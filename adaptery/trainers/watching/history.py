@@ -86,8 +86,9 @@ class History:
 
     @property
     def peak_rate(self) -> float:
-        """The highest learning rate so far, or the one configured; 0 where none is known."""
-        return max(self["learning_rate"].values, default=self.settings.training.learning_rate or 0)
+        """The learning rate configured, or else the highest so far; 0 where none is known."""
+        configured = self.settings.training.learning_rate
+        return configured or max(self["learning_rate"].values, default=0.0)
 
 
 EMPTY = Column()

@@ -31,6 +31,7 @@ def test_no_alarm_is_raised_at_any_step_of_a_healthy_run(name: str, lines: int) 
     ("name", "alarm"),
     [
         ("sections-rate-too-low", "plateau"),
+        ("sections-rate-too-high", "rate"),
         ("sections-rate-too-high", "gradient_explosion"),
         ("sections-rate-far-too-high", "divergence"),
         ("texts-rate-too-high", "divergence"),
@@ -67,7 +68,8 @@ def test_memory_and_speed_of_a_healthy_run_vary() -> None:
     memory = 4e9 + 5e8 * random.random(120)
     memory[:20] = np.linspace(1e9, 4e9, 20)
     speed = 5000 * random.uniform(0.6, 1.4, 120)
-    assert not alarms(made_up(falling(120), memory_bytes=memory, tokens_per_second=speed))
+    figures = {"memory_bytes": memory, "tokens_per_second": speed, "seconds": 60 * np.arange(120)}
+    assert not alarms(made_up(falling(120), **figures))
 
 
 def test_a_loss_that_swings_is_more_than_noise() -> None:
@@ -138,6 +140,21 @@ def test_a_gradient_that_leaps_is_an_explosion_where_clipping_bites() -> None:
     assert not alarms(made_up(falling(40), grad_norm=norms / 50))
 
 
+def test_a_gradient_that_leaps_in_the_first_steps() -> None:
+    norms = np.ones(40)
+    norms[2] = 98.0
+    assert found(made_up(falling(40), grad_norm=norms), "gradient_explosion").step == 3
+    growing = np.minimum(0.01 * 2.0 ** np.arange(40), 5)  # an adapter that begins at nothing
+    assert not alarms(made_up(falling(40), grad_norm=growing))
+
+
+def test_a_rate_that_nobody_uses() -> None:
+    rows = made_up(falling(40), learning_rate=0.02)
+    assert "no warm-up" in found(rows, "rate", training__warmup=0).cause
+    assert "rate" not in alarms(made_up(falling(40), learning_rate=5e-3))
+    assert "rate" in alarms(made_up(falling(40), learning_rate=5e-3), method="full")
+
+
 def test_a_gradient_that_is_gone_while_the_loss_is_not() -> None:
     norms = np.where(np.arange(40) < 20, 1.0, 0.0)
     flat = falling(40)
@@ -155,9 +172,11 @@ def test_memory_that_grows_without_a_pause() -> None:
 
 def test_speed_that_is_halved_and_stays_so() -> None:
     speed = np.where(np.arange(60) < 40, 5000.0, 2000.0)
-    assert "slow" in alarms(made_up(falling(60), tokens_per_second=speed))
+    hours, moments = 60 * np.arange(60), np.arange(60) / 10
+    assert "slow" in alarms(made_up(falling(60), tokens_per_second=speed, seconds=hours))
+    assert "slow" not in alarms(made_up(falling(60), tokens_per_second=speed, seconds=moments))
     speed[45:] = 5000
-    assert "slow" not in alarms(made_up(falling(60), tokens_per_second=speed))
+    assert "slow" not in alarms(made_up(falling(60), tokens_per_second=speed, seconds=hours))
 
 
 def test_held_out_rows_that_get_worse_while_training_rows_get_better() -> None:

@@ -133,13 +133,19 @@ def test_wandb_writes_offline_into_the_run_directory(
 
 
 def log_records(data: bytes) -> Iterator[bytes]:
-    """The whole records of W&B's file, which is LevelDB's log behind seven bytes."""
-    at, whole = 7, 1
-    while at + 7 <= len(data):
-        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
-        if kind == whole:
-            yield data[at + 7 : at + 7 + length]
-        at += 7 + length
+    """The records of W&B's file: LevelDB's log, in blocks of 32 KiB, the first from byte seven."""
+    block, header, whole, last = 1 << 15, 7, 1, 4
+    at, record = header, b""
+    while at + header <= len(data):
+        if block - at % block < header:  # too little room for a record: zeros
+            at += block - at % block
+            continue
+        _, length, kind = struct.unpack("<IHB", data[at : at + header])
+        record += data[at + header : at + header + length]
+        at += header + length
+        if kind in (whole, last):
+            yield record
+            record = b""
 
 
 def test_a_missing_package_is_refused_with_what_installs_it(

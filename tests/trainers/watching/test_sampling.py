@@ -1,6 +1,5 @@
 """Answers in mid-run: real runs write them, judge them, and raise no alarm without cause."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,9 @@ def test_the_model_is_left_as_it_was(task: Sft, model: PreTrainedModel) -> None:
     assert not sample.ended or sample.answer
 
 
-@pytest.mark.parametrize(("method", "rate"), [("lora", 2e-3), ("loraplus", 2e-3), ("adalora", 0.1)])
+@pytest.mark.parametrize(
+    ("method", "rate"), [("lora", 2e-3), ("loraplus", 2e-3), ("adalora", 0.02)]
+)
 def test_a_healthy_short_run_raises_no_alarm(
     tiny_base: Path, tmp_path: Path, method: str, rate: float
 ) -> None:
@@ -78,7 +79,8 @@ def test_a_healthy_short_run_raises_no_alarm(
 
 def test_a_rate_far_too_high_is_told_while_the_run_goes_on(tiny_base: Path, tmp_path: Path) -> None:
     result = run(tmp_path, tiny_base, training__learning_rate=5.0, training__epochs=8)
-    (alarm, *_) = [e for e in RunDirectory(result.run).events() if e["kind"] == "divergence"]
-    assert "`training.learning_rate: 5 → 0.0005`" in alarm["sentence"]
-    rows = (result.run / "metrics.jsonl").read_text().splitlines()
-    assert alarm["step"] < json.loads(rows[-1])["step"]
+    told = {event["kind"]: event for event in RunDirectory(result.run).events()}
+    assert told["rate"]["step"] <= 3
+    assert told["gradient_explosion"]["step"] <= 5
+    for event in told.values():
+        assert "`training.learning_rate: 5 → 0.0005`" in event["sentence"]

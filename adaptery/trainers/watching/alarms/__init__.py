@@ -11,6 +11,7 @@ Alarm = Callable[[History], Finding | None]
 ALARMS: tuple[Alarm, ...] = (
     loss.no_number,
     loss.collapse,
+    loss.rate,
     loss.early_rise,
     loss.rise,
     loss.swing,
@@ -29,7 +30,7 @@ ALARMS: tuple[Alarm, ...] = (
 
 
 # Where steps are too large, that nothing is learnt is no reason to make them larger.
-TOO_LARGE = {"not_a_number", "divergence", "swing", "gradient_explosion"}
+TOO_LARGE = {"rate", "not_a_number", "divergence", "swing", "gradient_explosion"}
 
 
 def findings(history: History) -> list[Finding]:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from adaptery.trainers.watching.findings import Change, Finding, too_high
-from adaptery.trainers.watching.history import History
+from adaptery.trainers.watching.history import Floats, History
 
 WINDOW = 15  # lines whose median a norm is held against
 EXPLOSION = 10.0  # times that median; the wildest healthy curve in tests reaches 8
@@ -13,25 +13,37 @@ VANISHED = 1e-4  # of the first norms
 
 
 def explosion(history: History) -> Finding | None:
-    """A norm far above those before it, and above what clipping lets through."""
-    norms = history["grad_norm"]
-    if len(norms) <= WINDOW:
+    """A norm far above those before it, and above what clipping lets through.
+
+    The first norms grow by themselves, from an adapter that changes nothing yet, so that of them
+    only those count which clipping takes nearly all of.
+    """
+    norms = history["grad_norm"].array
+    if len(norms) < 3:
         return None
-    medians = np.median(sliding_window_view(norms.array[:-1], WINDOW), axis=1)
-    later = norms.array[WINDOW:]
-    limit = history.settings.training.max_grad_norm
-    times = np.where(later > limit, later / np.maximum(medians, 1e-12), 0)
+    medians = medians_before(norms)
+    limit = np.full(len(norms), history.settings.training.max_grad_norm)
+    limit[:WINDOW] *= EXPLOSION
+    times = np.where(norms > limit, norms / np.maximum(medians, 1e-12), 0)
     worst = int(np.argmax(times))
     count = int((times > EXPLOSION).sum())
     if not count:
         return None
-    step = norms.steps[WINDOW + worst]
+    step = history["grad_norm"].steps[worst]
     often = f", and so {count} times" if count > 1 else ""
     symptom = (
-        f"The gradient's norm leapt to {later[worst]:.3g} at step {step}, {times[worst]:.0f} times "
+        f"The gradient's norm leapt to {norms[worst]:.3g} at step {step}, {times[worst]:.0f} times "
         f"the median of {medians[worst]:.3g} before it{often}."
     )
     return Finding("gradient_explosion", step, symptom, *too_high(history))
+
+
+def medians_before(norms: Floats) -> Floats:
+    """The median of up to `WINDOW` norms before each; infinite where there are fewer than two."""
+    first = [np.median(norms[:end]) if end > 1 else np.inf for end in range(WINDOW)][: len(norms)]
+    if len(norms) <= WINDOW:
+        return np.array(first)
+    return np.append(first, np.median(sliding_window_view(norms[:-1], WINDOW), axis=1))
 
 
 def vanishing(history: History) -> Finding | None:

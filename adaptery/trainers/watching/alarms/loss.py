@@ -1,4 +1,4 @@
-"""Alarms of the training loss: no number, sudden nothing, up instead of down, swinging, flat.
+"""Alarms of the loss and the rate: no number, sudden nothing, up instead of down, swinging, flat.
 
 A loss of one step is an average over few rows and jumps by half of itself in the best of runs (see
 `tests/trainers/watching/curves`). So a rise counts when averages of many lines rise by more than
@@ -29,6 +29,7 @@ FLOOR = 0.05  # of the first average: rises of a loss that is as good as gone do
 ROW_SPREAD = 3.0  # nats, or the mean if that is more: rows differ by less, n of them by less / √n
 SWING_LINES = 30  # that a swing is measured on
 MARGIN = 1.5  # by which that measure may be off
+BEYOND = 5.0  # times the highest rate that a method usually bears
 EARLY = 5  # lines that are above the first three together
 LEARNT = 0.05  # nats per token: what is known by heart
 
@@ -63,6 +64,15 @@ def collapse(history: History) -> Finding | None:
         advice = "`adapters data preview FILE --mask`, and look at what is learned"
         return Finding("collapse", loss.steps[end - 1], symptom, cause, (), advice)
     return None
+
+
+def rate(history: History) -> Finding | None:
+    """The learning rate is beyond what anybody uses this method with."""
+    steps = history["learning_rate"].steps
+    if not steps or history.peak_rate <= BEYOND * highest_rate(history):
+        return None
+    symptom = f"The learning rate goes up to {history.peak_rate:.3g}."
+    return Finding("rate", steps[0], symptom, *too_high(history))
 
 
 def early_rise(history: History) -> Finding | None:
@@ -165,15 +175,15 @@ def plateau(history: History) -> Finding | None:
         return None
     if last.mean() < LEARNT:
         return None
-    training, rate = history.settings.training, history.peak_rate
+    training, peak = history.settings.training, history.peak_rate
     symptom = (
         f"The loss does not fall: {first.mean():.3g} in the first third, {last.mean():.3g} in the "
         f"last, up to step {loss.steps[-1]}."
     )
-    if rate > highest_rate(history):
+    if peak > highest_rate(history):
         return Finding("plateau", loss.steps[-1], symptom, *too_high(history))
-    cause = f"A learning rate of {rate:.3g} is too low, or the base knows what the rows teach."
-    changes = [Change("training.learning_rate", rate, 5 * rate)] if rate else []
+    cause = f"A learning rate of {peak:.3g} is too low, or the base knows what the rows teach."
+    changes = [Change("training.learning_rate", peak, 5 * peak)] if peak else []
     if training.warmup > 0.1:
         changes.append(Change("training.warmup", training.warmup, 0.05))
     if history.settings.method != "full":

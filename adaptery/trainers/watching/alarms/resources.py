@@ -10,6 +10,7 @@ GROWTH = 0.1  # of what was in use
 LEAST = 64e6  # bytes that are worth a word
 SLOW = 0.5  # of the speed before
 PATIENCE = 10  # lines that are slow, at least
+SECONDS = 30.0  # that they take, at least: others use the machine for a moment
 
 
 def memory_growth(history: History) -> Finding | None:
@@ -42,7 +43,8 @@ def throughput(history: History) -> Finding | None:
     if len(speed) < 2 * last:
         return None
     before, now = np.median(speed.array[:-last]), np.median(speed.array[-last:])
-    if now >= SLOW * before:
+    seconds = history["seconds"].values
+    if now >= SLOW * before or len(seconds) < last or seconds[-1] - seconds[-last] < SECONDS:
         return None
     symptom = (
         f"Speed fell from {before:,.0f} to {now:,.0f} tokens/s for the last {last} lines, up to "
