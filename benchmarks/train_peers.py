@@ -1,47 +1,34 @@
 """One trainer at work in a process of its own; prints what it measured as JSON.
 
-Started by `benchmarks.train`. All contenders get the same base, rows, adapter, optimizer, rate,
-steps of about as many tokens, threads; they differ in how they put rows through the model.
+Started by `benchmarks.train`. All contenders get the same base, rows in the same order, adapter,
+optimizer, rate, seed and threads; they differ in how they put rows through the model.
 """
 
 import argparse
+import dataclasses
 import json
-import random
 import resource
 import statistics
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from adaptery.config import Layer, Resolved, resolve
+from adaptery.plugins.manager import PluginManager
 from adaptery.trainers.batches import pad
-from adaptery.trainers.encoding import IGNORED
+from adaptery.trainers.config import RunConfig
+from adaptery.trainers.encoding import IGNORED, Example
+from adaptery.trainers.run_directory import RunDirectory
+from adaptery.trainers.steps import steps_of
+from adaptery.trainers.watching import Silent
+from adaptery.trainers.work import Parts, Work
 
-HERE = Path(__file__).parent.parent
-TINY = HERE / "examples" / "tiny-base"
-SHARED = HERE.parent / "shared" / "data" / "sections"
-RATE, RANK, SEED = 1e-3, 16, 0
-Row = tuple[list[int], list[int]]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A base and how it is trained; `rows` in one optimizer step, `longest` as the notes pad to."""
-
-    rows: int
-    longest: int
-    steps: int
-    held_out: int
-    measure_every: int
-
-
-SETTINGS = {
-    "tiny": Setting(rows=16, longest=256, steps=60, held_out=128, measure_every=20),
-    "half-billion": Setting(rows=8, longest=256, steps=12, held_out=16, measure_every=4),
-}
+RATE, RANK = 1e-3, 16
 
 
 @dataclass
@@ -49,7 +36,7 @@ class Clock:
     """Steps of a run, and the loss on held-out rows after so many tokens."""
 
     model: Any
-    held_out: Sequence[Row]
+    held_out: Sequence[Example]
     every: int
     """Tokens between two measurements of the loss."""
     steps: list[tuple[int, int, float, float]] = field(default_factory=list)
@@ -83,14 +70,14 @@ class Clock:
         self.since = time.perf_counter(), time.process_time()
 
 
-def held_out_loss(model: Any, rows: Sequence[Row]) -> float:
+def held_out_loss(model: Any, rows: Sequence[Example]) -> float:
     """Nats per learned token, by the plain model, padded, in bf16: the same for all contenders."""
     training = model.training
     model.eval()
     losses: list[torch.Tensor] = []
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         for start in range(0, len(rows), 8):
-            batch = pad(rows[start : start + 8], 0)
+            batch = pad([(row.ids, row.labels) for row in rows[start : start + 8]], 0)
             labels = batch.labels[:, 1:]
             columns = (labels != IGNORED).any(0).nonzero().flatten()
             logits = model(
@@ -109,25 +96,51 @@ def held_out_loss(model: Any, rows: Sequence[Row]) -> float:
     return float(torch.cat(losses).mean())
 
 
+def configuration(options: argparse.Namespace, folder: Path) -> Resolved[RunConfig]:
+    """The run that all contenders do."""
+    return resolve(
+        RunConfig,
+        [
+            Layer.of(
+                {
+                    "name": "benchmark",
+                    "base": options.base,
+                    "data.train": options.train,
+                    "data.eval": options.held_out,
+                    "lora.r": RANK,
+                    "lora.alpha": 2 * RANK,
+                    "training.batch_size": options.rows,
+                    "training.max_steps": options.steps,
+                    "training.epochs": 100,
+                    "training.learning_rate": RATE,
+                    "training.scheduler": "constant",
+                    "training.warmup": 0.0,
+                    "training.precision": "bf16",
+                    "training.checkpoint_every": 10_000,
+                    "runs": str(folder),
+                },
+                "benchmark",
+            )
+        ],
+    )
+
+
+def gather(config: RunConfig) -> Work:
+    """Rows, tokenizer and method, as `adapters train` finds them."""
+    plugins = PluginManager(entry_points=[])
+    method = plugins.load("training_methods", config.method)(config.options)
+    formats = {name: plugins.load("data_formats", name) for name in ("messages",)}
+    metrics = {name: plugins.load("metrics", name) for name in ("accuracy", "macro_f1")}
+    return Work.gather(config, Parts(method, formats, metrics), Silent())
+
+
 def load_model(base: str) -> Any:
     """The base with a fresh LoRA adapter on all its linear layers, as PEFT makes it."""
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, Qwen2Config
+    from transformers import AutoModelForCausalLM
 
-    torch.manual_seed(SEED)
-    if base == "tiny":
-        model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.bfloat16)
-    else:
-        config = Qwen2Config(
-            hidden_size=896,
-            num_hidden_layers=24,
-            num_attention_heads=14,
-            num_key_value_heads=2,
-            intermediate_size=4864,
-            vocab_size=32_000,
-            tie_word_embeddings=True,
-        )
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
     model.requires_grad_(False)
     model.config.use_cache = False
     adapter = LoraConfig(
@@ -136,70 +149,52 @@ def load_model(base: str) -> Any:
     return get_peft_model(model, adapter)
 
 
-def load_rows(name: str, count: int) -> list[Row]:
-    """Rows of the sections data, in the shipped base's template, the answer learned."""
-    from transformers import AutoTokenizer
-
-    folder = SHARED if SHARED.exists() else HERE / "examples" / "sections"
-    if not (folder / f"{name}.jsonl").exists():
-        name = "heldout"
-    lines = (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    random.Random(SEED).shuffle(lines)
-    tokenizer = AutoTokenizer.from_pretrained(TINY)
-    rows = []
-    for line in lines[:count]:
-        chat = json.loads(line)["messages"]
-        prompt = tokenizer.apply_chat_template(
-            chat[:-1], add_generation_prompt=True, return_dict=False
-        )
-        ids = tokenizer.apply_chat_template(chat, return_dict=False)
-        rows.append((ids, [IGNORED] * len(prompt) + ids[len(prompt) :]))
-    return rows
-
-
 def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def train_adaptery(model: Any, rows: list[Row], setting: Setting, clock: Clock) -> None:
-    """Packed rows, fused layers, losses where labels are."""
-    from adaptery.trainers.compute import enabling, lora, memory
-    from adaptery.trainers.compute.losses import token_losses
-    from adaptery.trainers.compute.packing import pack
+class Ticking(Silent):
+    """Tells the clock of every optimizer step of `adapters train`."""
 
-    memory.keep_freed_memory()
-    reason = enabling.enable_packing(model)
-    if reason:
-        raise SystemExit(reason)
-    lora.fuse(model)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0)
-    model.train()
-    clock.start()
-    for batch in batches(rows, setting):
-        packed = pack(batch)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = token_losses(model, packed)[0].mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        clock.count(sum(len(ids) for ids, _ in batch), packed.layout.learned)
-        clock.end_step()
+    def __init__(self, clock: Clock, steps: list[list[Example]]) -> None:
+        self.clock, self.steps = clock, iter(steps)
+
+    def phase(self, title: str, total: int) -> None:
+        if title == "training":
+            self.clock.start()
+
+    def advance(self, pieces: int = 1, **figures: float) -> None:
+        if figures:
+            rows = next(self.steps)
+            self.clock.count(sum(len(row.ids) for row in rows), sum(row.learned for row in rows))
+            self.clock.end_step()
 
 
-def batches(rows: list[Row], setting: Setting) -> Iterator[list[Row]]:
-    """So many rows for each step, at random, as the others draw them."""
-    for start in range(0, setting.rows * setting.steps, setting.rows):
-        yield rows[start : start + setting.rows]
+def train_adaptery(work: Work, config: Resolved[RunConfig], every: int) -> Clock:
+    """The very path of `adapters train`, less what comes before and after the steps."""
+    model = work.adapt(work.prepare())
+    if not work.task.forward.packed:
+        raise SystemExit("This base's rows are not packed.")
+    steps = list(steps_of(work.examples, config.value.training, work.steps))
+    clock = Clock(model, work.tests, every)
+    ticking = dataclasses.replace(work, watcher=Ticking(clock, steps))
+    ticking.fit(model, RunDirectory.create(config), resume=False)
+    return clock
 
 
-def train_peer(name: str, model: Any, rows: list[Row], setting: Setting, clock: Clock) -> None:
-    """transformers' Trainer, or TRL's SFTTrainer."""
+def train_peer(name: str, work: Work, options: argparse.Namespace, every: int) -> Clock:
+    """transformers' Trainer, or TRL's SFTTrainer, on the rows in adaptery's order."""
     from datasets import Dataset
     from transformers import TrainerCallback, logging
 
     logging.set_verbosity_error()
+    steps = list(steps_of(work.examples, work.settings.training, work.steps))
+    rows = [row for step in steps for row in step]
+    data = Dataset.from_dict(
+        {"input_ids": [row.ids for row in rows], "labels": [row.labels for row in rows]}
+    )
+    model = load_model(options.base)
+    clock = Clock(model, work.tests, every)
 
     class Ticks(TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, *_: Any, **__: Any) -> None:
@@ -208,11 +203,8 @@ def train_peer(name: str, model: Any, rows: list[Row], setting: Setting, clock: 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             clock.end_step()
 
-    data = Dataset.from_dict(
-        {"input_ids": [ids for ids, _ in rows], "labels": [labels for _, labels in rows]}
-    )
     make = make_trl if name.startswith("trl") else make_trainer
-    trainer = make(name, model, data, setting)
+    trainer = make(name, model, work.base.tokenizer, data, options)
     trainer.add_callback(Ticks())
     compute = trainer.compute_loss
 
@@ -224,84 +216,94 @@ def train_peer(name: str, model: Any, rows: list[Row], setting: Setting, clock: 
 
     trainer.compute_loss = counted
     trainer.train()
+    return clock
 
 
-def common_arguments(setting: Setting) -> dict[str, Any]:
+def common_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """What Trainer and SFTTrainer are told alike."""
     return {
-        "output_dir": "/tmp/adaptery-benchmark",
-        "max_steps": setting.steps,
+        "output_dir": tempfile.mkdtemp(),
+        "max_steps": options.steps,
         "learning_rate": RATE,
         "lr_scheduler_type": "constant",
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
         "bf16": True,
         "use_cpu": True,
-        "seed": SEED,
+        "seed": 0,
         "report_to": "none",
         "save_strategy": "no",
         "logging_strategy": "no",
         "disable_tqdm": True,
         "gradient_checkpointing": False,
+        "train_sampling_strategy": "sequential",  # rows stand by length already
     }
 
 
-def make_trainer(name: str, model: Any, data: Any, setting: Setting) -> Any:
-    """`trainer`: padded to a fixed length, as in the notes; `trainer-dynamic`: at its best."""
-    from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
+def make_trainer(
+    name: str, model: Any, tokenizer: Any, data: Any, options: argparse.Namespace
+) -> Any:
+    """`trainer-LENGTH`: padded to that length, as in the notes; `trainer`: to the longest row."""
+    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
-    dynamic = name == "trainer-dynamic"
+    _, _, length = name.partition("-")
     arguments = TrainingArguments(
-        per_device_train_batch_size=setting.rows,
-        train_sampling_strategy="group_by_length" if dynamic else "random",
-        **common_arguments(setting),
+        per_device_train_batch_size=options.rows, **common_arguments(options)
     )
     collator = DataCollatorForSeq2Seq(
-        AutoTokenizer.from_pretrained(TINY),
-        padding="longest" if dynamic else "max_length",
-        max_length=setting.longest,
+        tokenizer,
+        padding="max_length" if length else "longest",
+        max_length=int(length) if length else None,
     )
     return Trainer(model=model, args=arguments, train_dataset=data, data_collator=collator)
 
 
-def make_trl(name: str, model: Any, data: Any, setting: Setting) -> Any:
-    """`trl-LENGTH-ROWS`: packs of that length, so many in a micro-batch; `trl-free`: no packs."""
-    from transformers import AutoTokenizer
+def make_trl(name: str, model: Any, tokenizer: Any, data: Any, options: argparse.Namespace) -> Any:
+    """`trl-LENGTH-PACKS`: so many packs of that length in a micro-batch; `trl`: padded rows.
+
+    Its own loss leaves out what is not learned and makes no full logits. bf16 is its default. Packs
+    of one micro-batch become a single sequence with a mask of (tokens, tokens) on a CPU, so small
+    micro-batches are its fastest.
+    """
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
-    free = name == "trl-free"
-    length, rows = (None, setting.rows) if free else map(int, name.split("-")[1:])
+    length, packs = map(int, name.split("-")[1:]) if "-" in name else (0, options.rows)
     mean = statistics.mean(len(ids) for ids in data["input_ids"])
-    micro_batches = max(1, round(mean * setting.rows / (length * rows))) if length else 1
+    micro_batches = max(1, round(mean * options.rows / (length * packs))) if length else 1
     arguments = SFTConfig(
-        packing=not free,
-        padding_free=free,
-        max_length=length,
-        per_device_train_batch_size=rows,
+        packing=bool(length),
+        max_length=length or None,
+        per_device_train_batch_size=packs,
         gradient_accumulation_steps=micro_batches,
-        **common_arguments(setting),
+        **common_arguments(options),
     )
-    tokenizer = AutoTokenizer.from_pretrained(TINY)
     return SFTTrainer(model=model, args=arguments, train_dataset=data, processing_class=tokenizer)
+
+
+def measure(options: argparse.Namespace) -> Clock:
+    """Train as one of the contenders does."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = configuration(options, Path(folder))
+        work = gather(config.value)
+        steps = steps_of(work.examples, config.value.training, work.steps)
+        every = sum(len(row.ids) for step in steps for row in step) // options.points
+        if options.contender == "adaptery":
+            return train_adaptery(work, config, every)
+        return train_peer(options.contender, work, options, every)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("contender")
-    parser.add_argument("base", choices=SETTINGS)
-    options = parser.parse_args()
-    setting = SETTINGS[options.base]
-    rows = load_rows("train", setting.rows * setting.steps * 2)
-    every = setting.measure_every * setting.rows * statistics.mean(len(ids) for ids, _ in rows)
-    model = load_model(options.base)
-    clock = Clock(model, load_rows("test", setting.held_out), int(every))
-    if options.contender == "adaptery":
-        train_adaptery(model, rows, setting, clock)
-    else:
-        train_peer(options.contender, model, rows, setting, clock)
-    result = {"steps": clock.steps, "curve": clock.curve, "peak_bytes": peak_bytes()}
-    print(json.dumps(result))
+    parser.add_argument("--base", required=True)
+    parser.add_argument("--train", required=True)
+    parser.add_argument("--held-out", required=True)
+    parser.add_argument("--rows", type=int, required=True, help="in one optimizer step")
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--points", type=int, required=True, help="of the loss, after the first")
+    clock = measure(parser.parse_args())
+    print(json.dumps({"steps": clock.steps, "curve": clock.curve, "peak_bytes": peak_bytes()}))
 
 
 if __name__ == "__main__":
