@@ -2,7 +2,7 @@ import copy
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers.processors import ByteLevel
 from transformers import PreTrainedTokenizerFast
@@ -87,6 +87,7 @@ def test_the_prompt_is_what_a_server_would_be_asked(encoder: Encoder) -> None:
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="<"), min_size=1, max_size=30)
 
 
+@settings(deadline=None, derandomize=True)
 @given(question=TEXT, answer=TEXT.filter(str.strip))
 def test_what_is_learned_follows_what_is_asked_token_by_token(
     encoder: Encoder, question: str, answer: str
