@@ -54,13 +54,14 @@ class RowAttention(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         layout: Layout = ctx.layout
-        groups = ctx.saved_tensors[1].shape[0] // layout.blocks[0].rows
+        saved = ctx.saved_tensors  # once: with gradient checkpointing they are made again here
+        groups = saved[1].shape[0] // layout.blocks[0].rows
         upstream = gradient.transpose(1, 2)
         for_query = room(upstream, layout)
         for_key, for_value = (room(upstream[:, :groups], layout) for _ in range(2))
         seen: list[Tensor] = []  # the gradients of shared keys and values from the rows
         for number, block in reversed(list(enumerate(layout.blocks))):
-            q, k, v = ctx.saved_tensors[3 * number : 3 * number + 3]
+            q, k, v = saved[3 * number : 3 * number + 3]
             g = stacked(upstream, block, groups)
             for_q, for_k, for_v = attention_gradients(g, q, k, v, block, ctx.scale, ctx.window)
             if number:
