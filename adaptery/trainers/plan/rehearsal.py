@@ -131,13 +131,18 @@ def peak(model: Any, steps: list[Callable[[], None]]) -> int:
     """The most bytes that are alive at once while the steps are taken, one after another."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with FakeTensorMode(allow_non_fake_inputs=True), shadowed(model):
-        meter = make_meter()
-        for tensor in (*model.parameters(), *model.buffers()):
-            meter.alive[tensor.untyped_storage()._cdata] = 0  # a view of it is no new memory
-        with meter:
-            for step in steps:
-                step()
+    from adaptery.trainers.compute.row_attention import bias
+
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), shadowed(model):
+            meter = make_meter()
+            for tensor in (*model.parameters(), *model.buffers()):
+                meter.alive[tensor.untyped_storage()._cdata] = 0  # a view of it is no new memory
+            with meter:
+                for step in steps:
+                    step()
+    finally:
+        bias.cache_clear()  # what it made here has no numbers
     return int(meter.peak)
 
 
