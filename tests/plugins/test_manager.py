@@ -92,8 +92,9 @@ def test_a_hook_that_fails_is_one_warning_and_the_others_go_on(site: Site, body:
     site.install("good-one", METRIC.format(name="mine"))
     (message,) = warned(site, "metrics", "engines")
     assert "metrics of broken-one is broken and was left out" in message
+    builtin = PluginManager(entry_points=[]).registered("metrics").keys()
     with pytest.warns(PluginWarning):
-        assert PluginManager().registered("metrics").keys() == {"accuracy", "macro_f1", "mine"}
+        assert PluginManager().registered("metrics").keys() == {*builtin, "mine"}
 
 
 def test_something_that_is_no_spec_is_one_warning_that_names_it(site: Site) -> None:

@@ -258,3 +258,13 @@ def test_versions_that_give_different_answers_are_not_compared(
     swapped.task.reference = lambda row: "other"  # type: ignore[method-assign]
     with pytest.raises(UsageError, match="different answers to the same rows"):
         measure([one, swapped], chats)
+
+
+@pytest.mark.parametrize("task", [{"way": "head"}, {"words": WORDS}], ids=["head", "words"])
+def test_the_same_seed_trains_the_same_and_another_does_not(task: dict, train: Train) -> None:
+    """A head's first weights too are drawn by the seed."""
+    changes = {f"task__{key}": value for key, value in task.items()}
+    runs = [train(training__seed=seed, **changes).result for seed in (0, 0, 4)]
+    first, again, other = ((r.adapter / "adapter_model.safetensors").read_bytes() for r in runs)
+    assert first == again != other
+    assert runs[0].manifest == runs[1].manifest

@@ -1,5 +1,6 @@
 """Label words: what is learned, what it costs, and which class is told."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,6 +10,7 @@ from transformers import PreTrainedModel
 
 from adaptery.base_model import LocalBase
 from adaptery.errors import DataError
+from adaptery.trainers.compute.enabling import enable_packing
 from adaptery.trainers.config import TaskConfig
 from adaptery.trainers.data.rows import Conversation, Message
 from adaptery.trainers.encoding import IGNORED, Example
@@ -243,3 +245,19 @@ def test_cross_entropy_of_two_words_is_the_logistic_loss_of_their_difference(
         scores = logits_alone(model, row.prompt)[-1][[no, yes]]
         expected = cross_entropy(scores[None], torch.tensor([row.label]))
         assert answer.loss == pytest.approx(expected.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("settings", [SINGLE, DOUBLE], ids=["one token", "two tokens"])
+def test_packed_rows_cost_and_score_the_same(
+    make: Make, model: PreTrainedModel, settings: dict[str, object]
+) -> None:
+    task, examples = make(texts(XYZ), weights="auto", **settings)
+    with torch.no_grad():
+        loss, answers = task.loss(model, examples), task.answers(model, examples, 0)
+        assert enable_packing(model) is None
+        task.forward = replace(task.forward, packed=True)
+        packed_loss, packed = task.loss(model, examples), task.answers(model, examples, 0)
+    assert packed_loss.item() == pytest.approx(loss.item(), rel=1e-5)
+    for one, other in zip(answers, packed, strict=True):
+        assert one.scores == pytest.approx(other.scores, abs=1e-5)
+        assert one.text == other.text

@@ -47,11 +47,19 @@ def test_a_report_tells_the_whole_run(tmp_path: Path) -> None:
     run.append_event("best", 40, "Step 40 is the best so far.")
     run.append_sample(40, EVIL, f"{EVIL} blue", True)
     run.write_result({"metrics": {"loss": 1.9, "base.loss": 2.5}, "trainable_parameters": 540672})
+    run.write_data({"training": {"rows": 5260, "longest row": 312}})
     page = Page(html_report(run))
     assert page.tags.count("img") == 3
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert not {"script", "link", "iframe"} & set(page.tags)
-    for told in (run.path.name, "540,672", "-0.6", "Step 40 is the best", f"{EVIL} blue"):
+    for told in (
+        run.path.name,
+        "540,672",
+        "rows 5,260, longest row 312",
+        "-0.6",
+        "Step 40 is the best",
+        f"{EVIL} blue",
+    ):
         assert told in page.text
     assert re.search(r"data\.train\s+d\s+test\s", page.text)  # value and origin
     assert re.search(r"lora\.r\s+16\s+default\s", page.text)

@@ -75,6 +75,9 @@ def test_a_healthy_short_run_raises_no_alarm(
     assert set(kinds) <= {"best", "endless"}, done.events()
     assert {finding.alarm for finding in diagnose(done)} <= {"endless"}
     assert done.status.state == "finished"
+    figures = done.data()
+    assert (figures["training"]["rows"], figures["held-out"]["rows"]) == (20, 6)
+    assert figures["training"]["tokens"] > figures["training"]["learned tokens"] > 20
 
 
 def test_a_rate_far_too_high_is_told_while_the_run_goes_on(tiny_base: Path, tmp_path: Path) -> None:
