@@ -139,7 +139,19 @@ class RunDirectory:
 
     def result(self) -> dict[str, Any]:
         """What `write_result` wrote; nothing before the run's end."""
-        path = self.path / "result.json"
+        return self.read_object("result.json")
+
+    def write_data(self, figures: dict[str, Any]) -> None:
+        """What there is to learn from and to measure on."""
+        (self.path / "data.json").write_text(json.dumps(figures, indent=2) + "\n")
+
+    def data(self) -> dict[str, Any]:
+        """What `write_data` wrote."""
+        return self.read_object("data.json")
+
+    def read_object(self, name: str) -> dict[str, Any]:
+        """A JSON object of the run directory; an empty one where it is not there or cut off."""
+        path = self.path / name
         return (journal.parsed(path.read_bytes()) or {}) if path.is_file() else {}
 
     def config(self) -> RunConfig:

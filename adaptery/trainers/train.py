@@ -67,6 +67,8 @@ def train(
     base = work.prepare()
     run = shared(lambda: interrupted or RunDirectory.create(config), processes)
     work.watcher.say(f"Run directory: {run.path}")
+    if processes.main:
+        run.write_data(work.figures)
     with run.resumable() if processes.main else nullcontext():
         scores = work.measure_base(base)
         model = work.adapt(base)

@@ -113,6 +113,21 @@ class Work:
             self.parts.method.peft_config(plan)
 
     @property
+    def figures(self) -> dict[str, dict[str, int]]:
+        """How many rows and tokens there are to learn from and to measure on."""
+        parts = {"training": self.examples, "held-out": self.tests}
+        return {
+            name: {
+                "rows": len(rows),
+                "tokens": sum(len(row.ids) for row in rows),
+                "learned tokens": sum(row.learned for row in rows),
+                "longest row": max(len(row.ids) for row in rows),
+            }
+            for name, rows in parts.items()
+            if rows
+        }
+
+    @property
     def steps(self) -> int:
         """Optimizer steps of the whole run."""
         return count_steps(len(self.examples), self.settings.training, self.processes.count)

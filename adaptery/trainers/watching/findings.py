@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from adaptery.errors import join
 from adaptery.trainers.watching.history import History
 
 # Above these peak rates a method is used outside of what is known to work (arXiv:2106.09685,
@@ -38,8 +39,7 @@ class Finding:
 
     def __str__(self) -> str:
         ways = [f"`{change}`" for change in self.changes] + ([self.advice] if self.advice else [])
-        remedy = f" Try {' or '.join(ways)}." if ways else ""
-        return f"{self.symptom} {self.cause}{remedy}"
+        return join(self.symptom, self.cause, f"Try {' or '.join(ways)}." if ways else "")
 
     @property
     def data(self) -> dict[str, Any]:

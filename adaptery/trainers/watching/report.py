@@ -70,12 +70,12 @@ def told(value: Any) -> str:
 
 
 def figures(run: RunDirectory) -> dict[str, Any]:
-    """What the run was and what it took, of its data too where that is known."""
+    """What the run was, on what rows, and what it took."""
     line, result = described(run), run.result()
     known = {key: value for key, value in line.items() if value is not None and key != "path"}
     taken = {
         name.replace("_", " "): result[name]
-        for name in ("trainable_parameters", "peak_memory_bytes", "data")
+        for name in ("trainable_parameters", "peak_memory_bytes")
         if name in result
     }
     rows = [row for row in run.metrics() if "loss" in row]
@@ -84,7 +84,7 @@ def figures(run: RunDirectory) -> dict[str, Any]:
     speeds = sorted(row["tokens_per_second"] for row in rows if "tokens_per_second" in row)
     if speeds:
         taken["tokens per second (median)"] = round(speeds[len(speeds) // 2])
-    return known | taken
+    return known | run.data() | taken
 
 
 def diagnosis(run: RunDirectory) -> str:

@@ -16,6 +16,7 @@ from adaptery.errors import Interrupted
 HEARTBEAT = 5.0  # seconds between two signs of life
 SILENCE = 60.0  # seconds without one after which a process is taken for dead
 FILE = "status.json"
+METRICS = "metrics.jsonl"  # a sign of life as well
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def read_status(run: Path) -> Status:
     path = run / FILE
     try:
         status = Status(**json.loads(path.read_text(encoding="utf-8")))
-        beat = path.stat().st_mtime
+        beat = max(file.stat().st_mtime for file in (path, run / METRICS) if file.exists())
     except (OSError, ValueError, TypeError):  # of an older adaptery, or cut off
         return Status("finished" if (run / "result.json").is_file() else "killed")
     if status.state != "running":
