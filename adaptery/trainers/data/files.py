@@ -99,7 +99,8 @@ def json_array(path: Path) -> Records:
 def separated(path: Path, separator: str = ",") -> Records:
     """Rows under a line of column names. All values are text, as they stand there."""
     csv.field_size_limit(LONGEST_CELL)
-    reader = csv.reader((line for _, line in text_lines(path)), delimiter=separator, strict=True)
+    reader = csv.reader((text for _, text in text_lines(path)), delimiter=separator, strict=True)
+    line = 1  # where a row begins; it may go on for several
     try:
         header = next(reader, [])
         check_header(path, header, separator)
@@ -110,7 +111,7 @@ def separated(path: Path, separator: str = ",") -> Records:
             line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
-            f"{path}:{reader.line_num}: not CSV ({error}). Put values that hold separators, quotes "
+            f"{path}:{line}: not CSV ({error}). Put values that hold separators, quotes "
             'or line ends in double quotes, and double the quotes in them ("").'
         ) from error
 

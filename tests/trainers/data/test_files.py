@@ -105,7 +105,7 @@ def test_a_csv_written_with_an_index_and_for_windows_is_read(tmp_path: Path) -> 
     assert [row.content()["texts"] for row in read(path).rows] == [["one"], ["two"]]
 
 
-@pytest.mark.parametrize("row", ["one", "one,a,b", '"one,a'])
+@pytest.mark.parametrize("row", ["one", "one,a,b", '"one,a', '"one,a\nand\nmore'])
 def test_a_ragged_csv_row_is_named(tmp_path: Path, row: str) -> None:
     path = write(tmp_path / "d.csv", "text,label", "zero,a", row)
     message = complaint(path)
