@@ -136,6 +136,7 @@ def check_command(
 
     asked = ask(files, config, assignments, flags)
     formats = plugins().load_all("data_formats")
+    stderr().print(f"Checked for the task {asked.task.kind!r}.")
     with Bars(stderr()) as bars:
         check = Check(asked.data, asked.task, formats, asked.tokenizer(), bars)
         report = check.run(asked.sources)

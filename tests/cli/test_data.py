@@ -46,6 +46,7 @@ def test_sound_files_pass_without_a_base(tmp_path: Path) -> None:
     test = write_json(tmp_path / "test.jsonl", PAIRS[20:])
     outcome = done("data", "check", train, test)
     assert "No error found." in outcome.out
+    assert "task 'pair'" in outcome.err  # told by the columns
     report = done("data", "check", train, test, "--json").json
     assert report["ok"]
     assert [file["rows"] for file in report["files"]] == [20, 10]
