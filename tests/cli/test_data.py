@@ -4,13 +4,13 @@ import json
 import os
 import pty
 import re
-import subprocess
-import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 
 from adaptery.base_model import open_tokenizer
+from adaptery.cli.main import run
 from tests.command import Outcome, adapters, done
 from tests.models import write_rows
 from tests.trainers.data.reading import write, write_json
@@ -182,15 +182,16 @@ def test_a_preview_marks_what_is_learned(tokenizer_alone: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_on_a_terminal_what_is_learned_is_coloured(
-    tokenizer_alone: Path, tmp_path: Path, no_color: str
+    tokenizer_alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_color: str
 ) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", no_color)
     train = write_rows(tmp_path / "train.jsonl", rows(1))
-    command = [sys.executable, "-m", "adaptery.cli", "data", "preview", str(train), "--mask"]
     terminal, end = pty.openpty()
-    environment = os.environ | {"TERM": "xterm-256color", "NO_COLOR": no_color}
-    subprocess.run([*command, "--base", tokenizer_alone], stdout=end, env=environment, check=True)
-    os.close(end)
+    with os.fdopen(end, "w") as screen, redirect_stdout(screen):
+        run(["data", "preview", str(train), "--base", str(tokenizer_alone), "--mask"])
     shown = os.read(terminal, 1 << 16).decode()
+    os.close(terminal)
     assert ("\x1b[1;32mblue<|im_end|>\x1b[0m" in shown) is not bool(no_color)
     assert ("⟦blue<|im_end|>⟧" in shown) is bool(no_color)
 
@@ -256,14 +257,14 @@ def test_files_that_are_none_are_exit_3_and_named(
 ) -> None:
     path = tmp_path / name
     path.write_bytes(JUNK[name])
-    run = tmp_path / "runs"
+    runs = tmp_path / "runs"
     arguments = {
         "check": ("data", "check", path),
-        "train": (*("train", "--name", "x", "--base", tiny_base), "--data", path, "--runs", run),
+        "train": (*("train", "--name", "x", "--base", tiny_base), "--data", path, "--runs", runs),
     }[command]
     outcome = adapters(*arguments, *(("--no-publish",) if command == "train" else ()))
     assert outcome.code == 3
     said = outcome.out + outcome.err
     assert str(path) in said
     assert "Traceback" not in said
-    assert not run.exists()
+    assert not runs.exists()
