@@ -108,8 +108,9 @@ def speed_up(model: Any, packing: str) -> str | None:
     Returns:
         Why rows cannot be packed, or are not to be; None if they are.
     """
-    from adaptery.trainers.compute import enabling, lora, memory
+    from adaptery.trainers.compute import enabling, lora, memory, parts
 
     memory.keep_freed_memory()
     lora.fuse(model)
+    parts.slim(model)
     return "packing is off" if packing == "off" else enabling.enable_packing(model)

@@ -55,6 +55,8 @@ def plain_adapter(layer: "Linear", x: Tensor) -> str | None:
     (name,) = layer.active_adapters
     if name not in layer.lora_A or name in layer.lora_variant or layer.lora_bias[name]:
         return None
+    if hasattr(layer.lora_A[name].weight, "ds_id"):
+        return None  # ZeRO-3 gathers a weight only when the layer that holds it is called
     dropout = layer.lora_dropout[name]
     if dropout.training and getattr(dropout, "p", 0) > 0:
         return None

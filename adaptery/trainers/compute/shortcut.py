@@ -24,12 +24,16 @@ class Shortcut:
         self.layer, self.part = layer, part
         self.layout: Layout | None = None
         self.hook = layer.register_forward_pre_hook(self.take, with_kwargs=True)
+        self.before = vars(part).get("forward")  # a fused one, maybe
+        self.whole = part.forward
         part.forward = self.forward
 
     def remove(self) -> None:
         """Make the layer what it was."""
         self.hook.remove()
         del self.part.forward
+        if self.before:
+            self.part.forward = self.before
 
     def take(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.layout = kwargs.get("layout")
@@ -38,8 +42,8 @@ class Shortcut:
         """`hidden` and result: (1, tokens, width)."""
         layout, self.layout = self.layout, None
         if layout is None or 2 * len(layout.kept) > layout.tokens:
-            return type(self.part).forward(self.part, hidden)
-        some = type(self.part).forward(self.part, hidden.index_select(1, layout.kept))
+            return self.whole(hidden)
+        some = self.whole(hidden.index_select(1, layout.kept))
         return torch.zeros_like(hidden).index_add(1, layout.kept, some.to(hidden.dtype))
 
 
