@@ -159,6 +159,11 @@ class Loop:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
+            if self.processes.sharded:  # the others wait for this one's part of a layer
+                raise DoesNotFit(
+                    f"Memory ran out at step {self.step + 1}, and with FSDP a step cannot be begun "
+                    f"again: lower training.batch_size. {remedies(self.training)}"
+                ) from error
             return torch.zeros((), device=self.device), str(error) or type(error).__name__
 
     def backward(self, rows: Sequence[Example], weight: float) -> "torch.Tensor":
@@ -172,10 +177,19 @@ class Loop:
                 loss = self.task.loss(self.model, micro_batch) / weight
             self.scaler.scale(loss).backward()
             total += loss.detach()
+        self.keep_up(rows, micro_batches)
         penalty = self.method.penalty(self.model) if self.processes.main else None
         if penalty is not None:
             self.scaler.scale(penalty).backward()
         return total
+
+    def keep_up(self, rows: Sequence[Example], micro_batches: Sequence[object]) -> None:
+        """Where layers are spread over processes, those with fewer micro-batches compute too."""
+        count = self.processes.count
+        if self.processes.sharded and self.processes.index >= (len(micro_batches) % count or count):
+            with self.autocast:
+                loss = self.task.loss(self.model, rows[:1]) * 0
+            self.scaler.scale(loss).backward()
 
     def halve(self, trouble: str) -> None:
         """Let fewer rows through the model at once.

@@ -9,6 +9,8 @@ memory can still tell the others.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from adaptery.errors import ConfigError
+
 if TYPE_CHECKING:
     import torch
 
@@ -21,7 +23,11 @@ class Processes:
     """One process alone communicates with nobody, and nothing here costs it time."""
 
     def __init__(self) -> None:
-        """Join the others, if a launcher such as `accelerate launch` or `torchrun` started some."""
+        """Join the others, if a launcher such as `accelerate launch` or `torchrun` started some.
+
+        Raises:
+            ConfigError: they were to be joined in a way that there is not.
+        """
         import torch
         from accelerate import PartialState
         from accelerate.utils import parse_flag_from_env
@@ -31,6 +37,13 @@ class Processes:
         state = PartialState(cpu=cpu)
         self.count, self.index = state.num_processes, state.process_index
         self.device = state.device
+        self.sharded = self.count > 1 and parse_flag_from_env("ACCELERATE_USE_FSDP")
+        """Whether layers are spread over the processes, so that all compute each together."""
+        if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+            raise ConfigError(
+                "DeepSpeed is not among what adapters train with: an adapter's optimizer is small, "
+                "and a base that is too large is spread by FSDP. Launch with --use_fsdp instead."
+            )
 
     @property
     def main(self) -> bool:

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptery.base_model import LocalBase, open_base
 from adaptery.errors import ConfigError
 from adaptery.trainers.audit import Part, Rules, audit, within
+from adaptery.trainers.audit.end_token import untrained_end_token
 from adaptery.trainers.config import RunConfig
 from adaptery.trainers.control import Best
 from adaptery.trainers.data.reading import read_rows
@@ -32,6 +34,7 @@ from adaptery.trainers.optimizers import check_training, make_schedule
 from adaptery.trainers.plan.outline import outline
 from adaptery.trainers.processes import Processes
 from adaptery.trainers.run_directory import RunDirectory
+from adaptery.trainers.sharding import shard
 from adaptery.trainers.steps import count_steps
 from adaptery.trainers.tasks.base import Task
 from adaptery.trainers.tasks.forward import Forward
@@ -82,6 +85,7 @@ class Work:
             ConfigError: optimizer, schedule or precision cannot be had here.
         """
         check_training(settings.training)
+        check_revision(settings)
         data = settings.data
         train = read_rows(data.train, data, parts.formats)
         held_out = read_rows(data.eval, data, parts.formats) if data.eval else None
@@ -96,7 +100,8 @@ class Work:
         rules = Rules.of(base.tokenizer, data.max_length, data.too_long, kind, labels)
         report = audit(pieces, rules)
         report.refuse()
-        for warning in report.warnings:
+        ends = () if task.head_labels else untrained_end_token(base)
+        for warning in (*report.warnings, *ends):
             watcher.say(str(warning))
         if data.too_long == "drop":
             examples, tests = within(examples, data.max_length), within(tests, data.max_length)
@@ -174,6 +179,8 @@ class Work:
         """Train, from the newest checkpoint if resumed; returns what a manifest says of it."""
         training, evaluation = self.settings.training, self.settings.evaluation
         method = self.parts.method
+        if self.processes.sharded:
+            shard(model, model.device.type, self.processes.count)
         rate = training.learning_rate or method.learning_rate
         optimizer = method.optimizer(model, rate, training)
         autocast, scaler = arithmetic(training.precision, model.device.type)
@@ -226,4 +233,17 @@ class Work:
         self.watcher.phase(title, len(self.tests))
         return evaluate(
             self.task, model, self.tests, self.metrics, self.settings.evaluation, self.watcher
+        )
+
+
+def check_revision(settings: RunConfig) -> None:
+    """Refuse a revision where there is none to choose.
+
+    Raises:
+        ConfigError: the base is a directory.
+    """
+    if settings.revision and Path(settings.base).expanduser().is_dir():
+        raise ConfigError(
+            f"The revision {settings.revision!r} means nothing to {settings.base}: a directory has "
+            "one state only. Take it out, or name a base on the Hub."
         )

@@ -4,9 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
+from transformers import AutoModelForCausalLM
 
+from adaptery.errors import ConfigError
+from adaptery.trainers.processes import Processes
 from adaptery.trainers.run_directory import RunDirectory
+from adaptery.trainers.sharding import shard
 from tests.models import write_rows
 from tests.trainers.forked import lora_weights, together
 from tests.trainers.runs import run
@@ -46,3 +52,39 @@ def test_two_processes_train_what_one_with_twice_the_accumulation_trains(
     one, two = (load_file(lora_weights(tmp_path / name)) for name in ("one", "two"))
     assert furthest(one, two) < 1e-5
     assert max(tensor.abs().max().item() for tensor in two.values()) > 1e-2
+
+
+def test_processes_that_share_the_layers_of_the_base_train_the_same(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FSDP; 19 rows in threes, so that in some steps one process has no row of its own."""
+    changes = uneven(tmp_path)
+    run(tmp_path / "one", tiny_base, **changes | ONCE)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert together(2, run, tmp_path / "two", tiny_base, **changes | TWICE) == [0, 0]
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    one, two = (load_file(lora_weights(tmp_path / name)) for name in ("one", "two"))
+    assert furthest(one, two) < 1e-5
+
+
+def held_here(base: Path) -> None:
+    """Each of two processes holds half of the layers' frozen weights, and all that is trained."""
+    processes = Processes()
+    config = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    whole = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    shard(model, "cpu", processes.count)
+    for name, parameter in model.named_parameters():
+        local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+        spread = "layers" in name and "lora" not in name
+        assert local.numel() == (whole[name] // 2 if spread else whole[name]), name
+
+
+def test_each_process_holds_its_part_of_the_layers(tiny_base: Path) -> None:
+    assert together(2, held_here, tiny_base) == [0, 0]
+
+
+def test_deepspeed_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ConfigError, match="--use_fsdp instead"):
+        Processes()

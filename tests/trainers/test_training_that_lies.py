@@ -10,18 +10,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from adaptery.base_model import LocalBase
-from adaptery.errors import DataError
+from adaptery.errors import DataError, Interrupted
 from adaptery.trainers.audit import Part, Rules, audit
 from adaptery.trainers.batches import pad
 from adaptery.trainers.config import RunConfig
 from adaptery.trainers.data.rows import Completion, Conversation, Message, Row
 from adaptery.trainers.encoding import IGNORED, Encoder, Example
-from tests.models import write_rows
+from adaptery.trainers.watching import Silent
+from tests.models import write_rows, write_tiny_base
 from tests.trainers.data.reading import write_json
-from tests.trainers.runs import rows, run
+from tests.trainers.runs import InterruptAt, resume, rows, run, tensors
 from tests.trainers.tokenizers import TOKENIZERS
 
 
@@ -209,3 +211,50 @@ def test_data_of_a_single_class_is_refused(tmp_path: Path, weightless: Path, way
 def test_too_long_is_refused_unless_the_user_says_otherwise() -> None:
     fields = RunConfig.model_fields["data"].annotation.model_fields  # type: ignore[union-attr]
     assert fields["too_long"].default == "refuse"
+
+
+def test_lerobot_3459_a_resumed_run_keeps_the_weights_of_the_adapter(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """Interrupted one step before its end, it ends where the whole run ends, not where one step
+    from a fresh adapter leads."""
+    whole = run(tmp_path / "whole", tiny_base)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "parts", tiny_base, watcher=InterruptAt(9))
+    (path,) = (tmp_path / "parts" / "runs").iterdir()
+    resumed, fresh = resume(path), run(tmp_path / "fresh", tiny_base, training__max_steps=1)
+    expected, found, lost = (tensors(result) for result in (whole, resumed, fresh))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert not any(torch.equal(lost[name], found[name]) for name in lost)
+
+
+def test_peft_1801_adaloras_ranks_move_to_the_budget(tiny_base: Path, tmp_path: Path) -> None:
+    """Where `update_and_allocate` is never called, every layer keeps the initial rank."""
+    result = run(tmp_path, tiny_base, method="adalora", training__epochs=4)
+    ranks = [len(a) for name, a in tensors(result).items() if "lora_A" in name]
+    initial, layers = 6, 14  # 1.5 times lora.r; seven modules in each of two layers
+    assert sum(ranks) == 4 * layers < initial * layers
+    assert len(set(ranks)) > 1
+
+
+def test_qwen3_1064_a_base_whose_end_token_was_never_trained_is_told_of(tmp_path: Path) -> None:
+    base = write_tiny_base(tmp_path / "base")
+    heard = Sayings()
+    run(tmp_path / "trained", base, watcher=heard, training__max_steps=1)
+    assert "untrained" not in " ".join(heard.said)
+    weights = load_file(base / "model.safetensors")
+    end = AutoTokenizer.from_pretrained(base).eos_token_id
+    weights["model.embed_tokens.weight"][end] *= 0.01
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    run(tmp_path / "untrained", base, watcher=heard, training__max_steps=1)
+    assert "end token '<|im_end|>' looks untrained" in " ".join(heard.said)
+
+
+class Sayings(Silent):
+    """Keeps what a watcher is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, sentence: str) -> None:
+        self.said.append(sentence)
