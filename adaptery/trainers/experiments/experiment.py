@@ -19,7 +19,7 @@ from adaptery.trainers.experiments.answers import (
 )
 from adaptery.trainers.experiments.outcome import Outcome
 from adaptery.trainers.experiments.running import alone, run_in
-from adaptery.trainers.experiments.variations import Variation, digest_of, file_digest
+from adaptery.trainers.experiments.variations import Variation, changed, digest_of, file_digest
 from adaptery.trainers.run_directory import RunDirectory
 from adaptery.trainers.watching.watcher import Watcher
 from adaptery.types import sha256_of
@@ -105,6 +105,7 @@ def carry_on(
         for variation in experiment.variations
         for seed in experiment.seeds
     ]
+    planned[1:] = [(row, seed, without_baseline(config)) for row, seed, config in planned[1:]]
     runs: list[Run] = []
     with alone(output):
         for number, (variation, seed, config) in enumerate(planned, 1):
@@ -128,6 +129,11 @@ def carry_on(
                 watcher.say(f"  {outcome.status}: {outcome.sentence}")
             runs.append(Run(variation, seed, folder, outcome))
     return runs
+
+
+def without_baseline(config: Resolved[RunConfig]) -> Resolved[RunConfig]:
+    """The configuration without a measurement of the untuned base, which one run makes for all."""
+    return changed(config, {"evaluation.baseline": False}, "experiment")
 
 
 def slug(name: str) -> str:

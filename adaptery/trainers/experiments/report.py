@@ -120,8 +120,8 @@ class Report:
     @property
     def base_scores(self) -> dict[str, float]:
         """The untuned base's metrics, where they were measured."""
-        found = next((measured for row in self.rows for measured in row.measured()), None)
-        scores = found.metrics if found else {}
+        every = [measured.metrics for row in self.rows for measured in row.measured()]
+        scores = next((own for own in every if any(name.startswith("base.") for name in own)), {})
         return {
             name.removeprefix("base."): score
             for name, score in scores.items()

@@ -59,6 +59,7 @@ def digest_of(config: RunConfig, base_digest: str) -> str:
     """
     values = config.model_dump(mode="json", exclude=INCIDENTAL)
     values["base"] = base_digest
+    del values["evaluation"]["baseline"]  # says more of the base, and nothing else of the run
     for key in ("train", "eval"):
         source = values["data"][key]
         if source and "://" not in source:

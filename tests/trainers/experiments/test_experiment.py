@@ -65,6 +65,14 @@ def test_every_variation_and_seed_has_a_run_and_a_process_of_its_own(
     assert runs[0].curve == (list(range(1, 11)), [2 / step for step in range(1, 11)])
 
 
+def test_the_untuned_base_is_measured_once(config: Config, tmp_path: Path) -> None:
+    runs = carry(config, tmp_path / "out", 4, 8, seeds=(0, 1))
+    found = [
+        "base.accuracy" in run.outcome.measured.metrics for run in runs if run.outcome.measured
+    ]
+    assert found == [True, False, False, False]
+
+
 def test_what_is_over_is_not_run_again_and_what_is_new_is(config: Config, tmp_path: Path) -> None:
     out = tmp_path / "out"
     carry(config, out, 4)

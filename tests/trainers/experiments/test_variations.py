@@ -94,8 +94,9 @@ def test_a_digest_is_of_what_shapes_the_result(config: Config, tmp_path: Path) -
     moved = tmp_path / "elsewhere.jsonl"
     moved.write_bytes((tmp_path / "train.jsonl").read_bytes())
     same = [{"name": "other"}, {"runs": "elsewhere"}, {"data.train": str(moved)}]
+    same.append({"evaluation.baseline": False})
     assert {digest_of(changed(config, one, "").value, "base") for one in same} == {first}
-    other = [{"lora.r": 5}, {"training.seed": 1}, {"evaluation.baseline": False}]
+    other = [{"lora.r": 5}, {"training.seed": 1}, {"evaluation.batch_size": 2}]
     assert first not in {digest_of(changed(config, one, "").value, "base") for one in other}
     assert digest_of(config.value, "another base") != first
     moved.write_text("other rows")
