@@ -1,5 +1,6 @@
 """`adapters runs`: what training runs left, and what those that go on are doing."""
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,8 @@ folder_option = click.option(
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("runs"),
-    show_default=True,
+    show_default="runs, or ADAPTERS_RUNS",
+    envvar="ADAPTERS_RUNS",
     metavar="DIR",
     help="Where run directories are.",
 )
@@ -67,6 +69,12 @@ def cells(line: dict[str, Any]) -> tuple[object, ...]:
     )
 
 
+def strict(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without what JSON has no word for: NaN and infinities become null."""
+    odd = {key for key, v in row.items() if isinstance(v, float) and not math.isfinite(v)}
+    return row | dict.fromkeys(odd)
+
+
 def number(value: float | None) -> str | None:
     return None if value is None else f"{value:.4g}"
 
@@ -84,7 +92,8 @@ def show_command(run: str, folder: Path, as_json: bool) -> None:
     if as_json:
         config = found.config().model_dump(mode="json")
         more = {"metrics": metrics, "events": events, "origins": found.origins()}
-        print_json(line | more | {"config": config, "rows": found.metrics()})
+        rows = [strict(row) for row in found.metrics()]
+        print_json(strict(line) | more | {"config": config, "rows": rows})
         return
     facts = {key: value for key, value in line.items() if value is not None}
     facts |= {"time": duration(facts.pop("seconds"))}
@@ -92,15 +101,22 @@ def show_command(run: str, folder: Path, as_json: bool) -> None:
     measured = [(f"held-out {name}", number(value)) for name, value in metrics.items()]
     print_table(["what", "value"], [*facts.items(), *measured])
     if events:
-        rows = [(event["step"], event["kind"], event["sentence"]) for event in events]
-        print_table(["step ", "event", "told"], rows)
+        told = [(event["step"], event["kind"], event["sentence"]) for event in events]
+        print_table(["step ", "event", "told"], told)
 
 
 @runs_command.command("tail")
 @click.argument("run")
 @folder_option
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
-@click.option("-n", "count", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option(
+    "-n",
+    "count",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="How many of the last rows.",
+)
 @json_option
 def tail_command(run: str, folder: Path, follow: bool, count: int, as_json: bool) -> None:
     """Print a run's last figures, and with -f those that come."""
@@ -109,7 +125,7 @@ def tail_command(run: str, folder: Path, follow: bool, count: int, as_json: bool
     found = find_run(run, folder)
     try:
         for row in figures(found, count, follow):
-            click.echo(json.dumps(row) if as_json else one_line(told(row)))
+            click.echo(json.dumps(strict(row)) if as_json else one_line(in_words(row)))
     except KeyboardInterrupt:  # the usual way to stop following; nothing went wrong
         raise click.exceptions.Exit(Interrupted.exit_code) from None
     if follow:
@@ -134,7 +150,7 @@ def figures(run: "RunDirectory", count: int, follow: bool) -> Iterator[dict[str,
         time.sleep(PAUSE)
 
 
-def told(row: dict[str, Any]) -> str:
+def in_words(row: dict[str, Any]) -> str:
     """A row of metrics in a line."""
     measured = [
         f"held-out {name.removeprefix('eval.')} {value:.4g}"

@@ -16,6 +16,7 @@ from tests.cli.conftest import House
 from tests.cli.test_processes import process
 from tests.command import adapters, done
 from tests.test_imports import loaded_by
+from tests.trainers.watching.test_reporters import scalars
 
 
 def begin(folder: Path, name: str = "colours", losses: tuple[float, ...] = ()) -> RunDirectory:
@@ -146,6 +147,32 @@ def test_the_last_figures_are_printed(tmp_path: Path) -> None:
     assert lines == ["step 2  loss 2  rate 0.001", "step 3  loss 1  rate 0.001  held-out loss 1.5"]
     rows = [json.loads(x) for x in done("runs", "tail", run.path, "--json").out.splitlines()]
     assert [row["loss"] for row in rows] == [3.0, 2.0, 1.0]
+
+
+def test_figures_that_are_no_numbers_are_null_to_scripts(tmp_path: Path) -> None:
+    run = begin(tmp_path, losses=(3.0, float("nan")))
+    assert json.loads(done("runs", "tail", run.path, "-n", 1, "--json").out)["loss"] is None
+    assert "loss nan" in done("runs", "tail", run.path, "-n", 1).out
+    assert [row["loss"] for row in done("runs", "show", run.path, "--json").json["rows"]] == [
+        3,
+        None,
+    ]
+    done("runs", "plot", run.path)
+    assert "not_a_number" in done("runs", "diagnose", run.path).out
+
+
+def test_a_reporter_is_asked_for_with_a_flag(bare: House) -> None:
+    outcome = done(*bare.train("--report-to", "tensorboard", "--max-steps", 2))
+    (folder,) = (bare.root / "runs").glob("*/tensorboard")
+    assert scalars(folder).keys() >= {"train/loss", "train/learning_rate", "train/grad_norm"}
+    assert "training (2) …" in outcome.err
+
+
+def test_a_reporter_that_there_is_not_is_refused_before_anything_is_written(bare: House) -> None:
+    outcome = adapters(*bare.train("--report-to", "tensorboard,tensorbord"))
+    assert outcome.code == 2
+    assert "'tensorbord' is none of tensorboard, wandb, mlflow" in outcome.err
+    assert not (bare.root / "runs").exists()
 
 
 def test_a_running_run_is_followed_to_its_end(tmp_path: Path) -> None:

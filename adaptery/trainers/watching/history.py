@@ -1,5 +1,6 @@
 """A run's figures as columns, grown row by row."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,8 @@ class History:
     def __init__(self, settings: "RunConfig") -> None:
         self.settings = settings
         self.columns: dict[str, Column] = {}
+        self.no_numbers: list[tuple[str, int, float]] = []
+        """NaN and infinite values as (figure, step, value); they are in no column."""
         self.samples: list[Mapping[str, Any]] = []
         self.events: list[Mapping[str, Any]] = []
 
@@ -62,9 +65,14 @@ class History:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Take in a row of metrics."""
+        step = int(row["step"])
         for name, value in row.items():
-            if name != "step" and isinstance(value, int | float):
-                self.columns.setdefault(name, Column()).add(int(row["step"]), float(value))
+            if name == "step" or not isinstance(value, int | float):
+                continue
+            if math.isfinite(value):
+                self.columns.setdefault(name, Column()).add(step, float(value))
+            else:
+                self.no_numbers.append((name, step, value))
 
     def __getitem__(self, name: str) -> Column:
         """A figure's column; an empty one where it was never measured."""

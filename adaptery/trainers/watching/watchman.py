@@ -23,10 +23,15 @@ class Watchman:
         events = run.events()
         self.history = History.of(settings, run.metrics(), run.samples(), events)
         self.said = {str(event["kind"]) for event in events}
+        self.due = 0
 
     def row(self, figures: Mapping[str, float]) -> None:
+        """Look at every row of a short run; at each further hundredth of a long one."""
         self.history.add(figures)
-        self.look()
+        rows = len(self.history["loss"])
+        if rows >= self.due or "loss" not in figures:
+            self.due = max(rows + 1, int(rows * 1.01))
+            self.look()
 
     def event(self, kind: str, step: int, sentence: str) -> None:
         self.history.events.append({"kind": kind, "step": step, "sentence": sentence})

@@ -4,6 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from adaptery.trainers.watching.alarms import findings
 from adaptery.trainers.watching.findings import Change, Finding
@@ -258,3 +261,33 @@ def test_every_change_names_an_option_that_there_is() -> None:
     assert len({change.option for change in changes}) >= 7
     for change in changes:
         settings(**{change.option.replace(".", "__"): change.better})
+
+
+NAMES = ("loss", "grad_norm", "learning_rate", "epoch", "eval.loss", "memory_bytes", "seconds")
+ODD = (0.0, 1e-300, 1e300, float("nan"), float("inf"))
+
+
+@given(
+    seed=st.integers(0, 1 << 32),
+    count=st.integers(0, 80),
+    names=st.sets(st.sampled_from([*NAMES, "tokens_per_second"])),
+    odd=st.sampled_from([0.0, 0.05, 0.9]),
+    answers=st.lists(st.text(max_size=80), max_size=3),
+)
+@hypothesis_settings(max_examples=150, deadline=None)
+@pytest.mark.filterwarnings("error")
+def test_no_figures_whatever_trouble_the_alarms(
+    seed: int, count: int, names: set[str], odd: float, answers: list[str]
+) -> None:
+    """They look at every row of a run that may have taken days: one that fails would end it."""
+    random = np.random.default_rng(seed)
+    rows: list[dict[str, float]] = [{"step": step} for step in range(1, count + 1)]
+    for name in sorted(names):
+        scale = 10.0 ** random.integers(-9, 10)
+        for row in rows:
+            strange = random.random() < odd
+            row[name] = float(random.choice(ODD) if strange else scale * random.random())
+    samples = asked(answers, False, 1) + asked(answers, False, 2)
+    for finding in findings(History.of(settings(), rows, samples)):
+        assert str(finding)
+        assert finding.data["sentence"]

@@ -9,6 +9,7 @@ from adaptery.trainers.config import RunConfig
 from adaptery.trainers.run_directory import RunDirectory
 from adaptery.trainers.watching import Observer, Silent, make_observers
 from adaptery.trainers.watching.diagnosis import described, diagnose
+from adaptery.trainers.watching.watchman import Watchman
 from tests.trainers.watching.curves import made_up
 
 NORMS = np.where(np.arange(40) == 25, 50.0, 1.0)
@@ -47,6 +48,27 @@ def test_an_alarm_is_raised_at_its_step_and_kept(tmp_path: Path) -> None:
     assert (event["kind"], event["step"]) == ("gradient_explosion", 26)
     assert notes.said == [f"warning: {event['sentence']}"]
     assert run.metrics() == ROWS
+
+
+class Counting(Watchman):
+    looks = 0
+
+    def look(self) -> None:
+        self.looks += 1
+        super().look()
+
+
+def test_a_long_run_is_not_held_up(tmp_path: Path) -> None:
+    """Each look is at all that was measured, so that there is one at each hundredth more."""
+    run, settings = begin(tmp_path)
+    watching = Counting(settings, run, Silent())
+    for row in made_up(np.ones(2000)):
+        watching.row(row)
+    assert 200 < watching.looks < 500
+    before = watching.looks
+    watching.row({"step": 2000, "eval.loss": 1.0})
+    watching.end()
+    assert watching.looks == before + 2
 
 
 def test_a_resumed_run_knows_what_was_measured_and_said(tmp_path: Path) -> None:

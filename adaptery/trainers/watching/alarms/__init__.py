@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import numpy as np
+
 from adaptery.trainers.watching.alarms import answers, gradient, held_out, loss, resources
 from adaptery.trainers.watching.findings import Finding
 from adaptery.trainers.watching.history import History
@@ -35,7 +37,8 @@ TOO_LARGE = {"rate", "not_a_number", "divergence", "swing", "gradient_explosion"
 
 def findings(history: History) -> list[Finding]:
     """Everything that is wrong with what has been measured so far, one finding per alarm's name."""
-    found = (alarm(history) for alarm in ALARMS)
+    with np.errstate(all="ignore"):  # what overflows is no comparison's reason to be true
+        found = [alarm(history) for alarm in ALARMS]
     named: dict[str, Finding] = {}
     for finding in found:
         if finding:

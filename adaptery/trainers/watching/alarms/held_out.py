@@ -39,7 +39,7 @@ def overfitting(history: History) -> Finding | None:
 
 
 def training_loss(history: History, step: int | None) -> float:
-    """The average of the five lines up to a step, or of the last five."""
+    """The average of the five lines up to a step, or of the last five; NaN without any."""
     loss = history["loss"]
     end = len(loss) if step is None else int(np.searchsorted(loss.steps, step, side="right"))
     part = loss.values[max(0, end - 5) : end]

@@ -21,6 +21,7 @@ from adaptery.trainers.watching.findings import (
 )
 from adaptery.trainers.watching.history import Floats, History
 
+WORDS = {"loss": "loss", "grad_norm": "gradient's norm", "eval.loss": "held-out loss"}
 BLOCK = 10  # lines in an average, at least
 MOST_BLOCKS = 12  # that a run is cut into
 RISE = 1.2  # of an average over the best before it: the rule of thumb is a fifth
@@ -35,13 +36,11 @@ LEARNT = 0.05  # nats per token: what is known by heart
 
 
 def no_number(history: History) -> Finding | None:
-    """The loss is NaN or infinite; the loop stops a run at once."""
-    for name in ("loss", "grad_norm"):
-        for step, value in zip(history[name].steps, history[name].values, strict=True):
-            if not math.isfinite(value):
-                cause, changes = too_high(history)
-                symptom = f"The {name.replace('_', ' ')} became {value} at step {step}."
-                return Finding("not_a_number", step, symptom, cause, changes)
+    """The loss or its gradient is NaN or infinite; the loop stops a run at once."""
+    for name, step, value in history.no_numbers:
+        if name in ("loss", "grad_norm", "eval.loss"):
+            symptom = f"The {WORDS[name]} became {value} at step {step}."
+            return Finding("not_a_number", step, symptom, *too_high(history))
     return None
 
 
