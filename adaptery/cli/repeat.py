@@ -93,8 +93,10 @@ def recorded_config(version: "Version", layers: list[Layer]) -> Resolved[RunConf
         "method": manifest.method,
     }
     values["data"] = without_files(values["data"])
-    origins = dict.fromkeys(dotted_keys(values), f"manifest of {version}")
     asked = {key for layer in layers for key in dotted_keys(layer.values)}
+    if "base" in asked:  # its digest is compared, wherever it is now
+        del values["revision"]
+    origins = dict.fromkeys(dotted_keys(values), f"manifest of {version}")
     for key, flag in (("train", "--data"), ("eval", "--eval-data")):
         name = known["data"].get(key)
         if name and "://" not in str(name) and f"data.{key}" not in asked:

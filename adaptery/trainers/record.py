@@ -56,6 +56,9 @@ def recorded(work: Work) -> dict[str, Any]:
         source = config["data"][key]
         if source and "://" not in source:
             config["data"][key] = source.replace("\\", "/").rpartition("/")[2]
+    dropped = len(work.train.rows) - len(work.examples)
+    if dropped:
+        config["dropped_rows"] = dropped
     if work.held_out:
         config["held_out_digest"] = work.held_out.digest
     return config
