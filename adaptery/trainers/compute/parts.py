@@ -95,11 +95,13 @@ class RootMeanSquare(torch.autograd.Function):  # type: ignore[misc]
 
 
 def is_gated(module: nn.Module) -> bool:
-    """Whether it is down(silu(gate(x)) · up(x)) and its down layer has an adapter."""
-    if not all(hasattr(module, name) for name in GATED):
-        return False
+    """Whether it is down(silu(gate(x)) · up(x)) and its down layer has a LoRA adapter."""
+    from peft.tuners.lora import Linear
+
     parts: Any = module
-    base = getattr(parts.down_proj, "base_layer", None)
+    if not all(hasattr(module, name) for name in GATED) or not isinstance(parts.down_proj, Linear):
+        return False
+    base: Any = parts.down_proj.base_layer
     if type(base) is not nn.Linear or not hasattr(parts.gate_proj, "in_features"):
         return False
     x = torch.linspace(-1, 1, 2 * parts.gate_proj.in_features, device=base.weight.device)

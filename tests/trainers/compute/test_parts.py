@@ -5,6 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from peft import (
+    AdaLoraConfig,
+    IA3Config,
+    LoHaConfig,
+    LoraConfig,
+    PeftConfig,
+    get_peft_model,
+)
 from torch import Tensor, nn
 
 from adaptery.trainers.compute import lora
@@ -85,6 +93,32 @@ def test_what_is_trained_or_dropped_out_goes_its_old_way() -> None:
     assert any("model.norm" in name for name in found)
     for name, gradient in wanted.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        AdaLoraConfig(target_modules=["down_proj"], total_step=10),
+        IA3Config(target_modules=["down_proj"], feedforward_modules=["down_proj"]),
+        LoHaConfig(target_modules=["down_proj"]),
+        LoraConfig(target_modules=["down_proj"], use_dora=True, init_lora_weights=False),
+        LoraConfig(target_parameters=["lm_head.weight"], target_modules=["q_proj"]),
+    ],
+    ids=lambda config: type(config).__name__,
+)
+def test_other_adapters_compute_as_they_do(config: PeftConfig) -> None:
+    torch.manual_seed(0)
+    model = get_peft_model(build("qwen2"), config)
+    truth = one_by_one(model, rows())
+    wanted = gradients(model, truth)
+    lora.fuse(model)
+    slim(model)
+    assert enable_packing(model) is None
+    losses, _ = token_losses(model, pack(rows()))
+    torch.testing.assert_close(losses, truth, atol=1e-5, rtol=1e-5)
+    found = gradients(model, losses)
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-4, rtol=1e-3)
 
 
 def test_replacing_leaves_every_weight_as_it_was() -> None:
