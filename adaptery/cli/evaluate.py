@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from adaptery.trainers.evaluation.verdict import Verdict
 
 NONE = "none"
+NOTABLE = 1e-3  # of a loss, in nats
 
 
 @click.command("eval")
@@ -229,6 +230,13 @@ def print_report(result: Assessment, names: list[str]) -> None:
         stderr().print(f"{result.version.name} decides by calibrated thresholds.", soft_wrap=True)
     if result.version.task.head_labels and not result.baseline:
         stderr().print("There is no baseline: the base alone has no such head.", soft_wrap=True)
+    if abs(metrics["loss"] - result.reported.get("loss", metrics["loss"])) > NOTABLE:
+        stderr().print(
+            f"Training reported a loss of {result.reported['loss']:.4f} on these rows: it computed "
+            "on a quantized base or in another arithmetic. Measured here is the version on the "
+            "base as it is served.",
+            soft_wrap=True,
+        )
     if result.verdict and result.baseline:
         stdout().print(f"\n{result.verdict.sentence}", soft_wrap=True)
 
