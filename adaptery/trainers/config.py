@@ -137,6 +137,12 @@ class TrainingConfig(Config):
     checkpoint_every: Positive = Field(200, description="steps between checkpoints")
     keep_checkpoints: Positive = Field(1, description="how many of the last checkpoints stay")
 
+    @field_validator("packing", mode="before")
+    @classmethod
+    def _word(cls, value: Any) -> Any:
+        """YAML reads `on` and `off` as true and false."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
     @field_validator("optimizer", "scheduler")
     @classmethod
     def _lower(cls, name: str) -> str:
