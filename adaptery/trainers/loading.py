@@ -52,7 +52,8 @@ def load_base(base: LocalBase, task: Task, method: Method, wanted: str) -> "PreT
     import torch
     from transformers import GenerationConfig
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    gpu = torch.cuda.is_available()
+    device = f"cuda:{torch.cuda.current_device()}" if gpu else "cpu"  # of this process
     try:
         dtype = precision(wanted)
         model = method.load_base(BaseRequest(base.directory, dtype, device, task.head_labels))

@@ -112,6 +112,17 @@ def test_launched_processes_fail_with_one_voice(bare: House) -> None:
     assert "Traceback" not in story
 
 
+def test_what_fails_in_one_process_ends_the_others(bare: House) -> None:
+    """Only the main process makes the run directory; the other waits for it."""
+    (bare.root / "file").write_text("")
+    process = start(command(bare, "file/runs", "--launch", LAUNCH))
+    _, story = process.communicate(timeout=200)
+    assert process.returncode == 2, story
+    assert story.count("error:") == 1
+    assert "cannot be made" in story
+    assert "Traceback" not in story
+
+
 def test_ctrl_c_ends_all_launched_processes_and_they_can_go_on(bare: House) -> None:
     long = ("--max-steps", 60, "--epochs", 20)
     process = start(command(bare, "two", *long, "--launch", LAUNCH))
