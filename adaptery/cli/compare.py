@@ -24,6 +24,7 @@ from adaptery.cli.measuring import (
     model_options,
     read_data,
     warn_of_known_rows,
+    warn_of_tokenizers,
 )
 from adaptery.cli.params import complete_references
 from adaptery.errors import UsageError
@@ -80,6 +81,7 @@ def compare_command(
     candidates = find_candidates(open_registry(registry), refs, base, no_base)
     rows = read_data(data, form, candidates[0].manifest)
     warn_of_known_rows(candidates, rows)
+    warn_of_tokenizers(candidates)
     found, taken = measure(candidates, rows, metrics, batch_size, precision)
     differences = pair_up(found, taken, resamples, seed)
     names = in_order(found[candidates[0].name].metrics, metrics)

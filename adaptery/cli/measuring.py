@@ -1,6 +1,6 @@
 """What `eval`, `calibrate` and `compare` share: versions with their bases, rows and metrics."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -143,6 +143,16 @@ def warn_of_known_rows(candidates: "Iterable[Candidate]", rows: "Dataset") -> No
                 f"{rows.source} holds the rows that the thresholds of {one.name} were chosen by, "
                 "so it looks better on them than it is. Measure on other rows."
             )
+
+
+def warn_of_tokenizers(candidates: "Sequence[Candidate]") -> None:
+    """Say so if losses are of different tokens."""
+    tokenizers = {one.base.tokenizer_digest for one in candidates if not one.task.labels}
+    if len(tokenizers) > 1:
+        warn(
+            "These versions have different tokenizers, and a loss is per token: go by metrics of "
+            "their answers, such as rouge or chrf, and not by loss and perplexity."
+        )
 
 
 def warn(sentence: str) -> None:

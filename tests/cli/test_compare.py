@@ -1,5 +1,9 @@
 """`adapters compare`: versions side by side, and what could be chance."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 
 from tests.cli.conftest import House
@@ -92,3 +96,25 @@ def test_what_cannot_be_compared_is_refused(
     assert (outcome.code, outcome.out) == (2, "")
     assert message in outcome.err
     assert "Traceback" not in outcome.err
+
+
+def test_losses_per_token_of_different_tokenizers_are_warned_of(
+    house: House, tmp_path: Path
+) -> None:
+    """By another base of the same family whose tokenizer knows two words more."""
+    from tests.models import make_tokenizer
+
+    other = Path(shutil.copytree(house.base, tmp_path / "other"))
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["skies"])
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"rope_theta": 5000.0}))
+    tokenizer.save_pretrained(other)
+    done(
+        *house.train("--name", "second", "--base", other, "--eval-data", house.root / "eval.jsonl")
+    )
+    data = ("--data", house.root / "eval.jsonl", "--metrics", "loss", "--no-base")
+    outcome = done("compare", "colours@1", "second", *data, *house.at)
+    assert "different tokenizers" in outcome.err
+    same = done("compare", "colours@1", "colours@2", *data, *house.at)
+    assert "different tokenizers" not in same.err

@@ -159,6 +159,8 @@ def test_what_is_not_there_is_refused(pairs: House, tmp_path: Path) -> None:
     assert refused(pairs, "words", "--data", tmp_path / "none.jsonl").code == 3
     assert refused(pairs, "words", *data, "--base", tmp_path).code == 2
     assert refused(pairs, "words", *data, "--format", "nonsense").code == 2
+    outcome = refused(pairs, "words", *data, "--output", tmp_path / "no folder" / "rows.jsonl")
+    assert (outcome.code, "There is no folder" in outcome.err) == (2, True)
 
 
 def test_another_base_is_refused(pairs: House, tmp_path: Path) -> None:
