@@ -1,7 +1,8 @@
 """Histories of runs: recorded from real ones, and made up.
 
 `curves.json` holds the first 80 to 150 steps of runs on `examples/tiny-base`, one line per step:
-`sections-…` classify package descriptions, `texts-…` write one from a title.
+`sections-…` classify package descriptions, `texts-…` write one from a title. `memory` is that of
+two more such runs, in MB.
 """
 
 import json
@@ -20,6 +21,7 @@ from adaptery.trainers.watching.history import History
 RECORDED: dict[str, dict[str, Any]] = json.loads(
     Path(__file__).with_name("curves.json").read_text()
 )
+MEMORY: dict[str, list[float]] = RECORDED.pop("memory")
 HEALTHY = (
     "sections-adalora",
     "sections-lora-16",

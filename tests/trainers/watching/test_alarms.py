@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from adaptery.trainers.watching.alarms import findings
 from adaptery.trainers.watching.findings import Change, Finding
 from adaptery.trainers.watching.history import History
-from tests.trainers.watching.curves import HEALTHY, falling, made_up, raised, recorded, settings
+from tests.trainers.watching.curves import (
+    HEALTHY,
+    MEMORY,
+    falling,
+    made_up,
+    raised,
+    recorded,
+    settings,
+)
 
 
 def found(rows: list[dict[str, float]], alarm: str, **changes: Any) -> Finding:
@@ -75,6 +83,15 @@ def test_memory_and_speed_of_a_healthy_run_vary() -> None:
     assert not alarms(made_up(falling(120), **figures))
 
 
+@pytest.mark.parametrize("name", MEMORY)
+def test_memory_that_an_allocator_takes_is_no_leak(name: str) -> None:
+    memory = 1e6 * np.array(MEMORY[name])
+    assert memory[-1] > 1.2 * memory[0]
+    for often in (1, 3):
+        longer = memory.repeat(often)
+        assert not alarms(made_up(falling(len(longer)), memory_bytes=longer))
+
+
 def test_a_loss_that_swings_is_more_than_noise() -> None:
     swinging = 1.0 + 0.6 * (-1.0) ** np.arange(40)
     finding = found(made_up(swinging), "swing", training__learning_rate=1e-3)
@@ -121,6 +138,8 @@ def test_a_loss_that_does_not_fall_is_a_plateau() -> None:
     better = made_up(flat)
     better[5]["eval.loss"], better[50]["eval.loss"] = 2.0, 1.9
     assert not findings(History.of(settings(), better))
+    soon = settings(evaluation__every=25, data__eval="e")
+    assert not findings(History.of(soon, made_up(flat)))
 
 
 def test_no_two_findings_contradict_one_another() -> None:
@@ -168,9 +187,9 @@ def test_a_gradient_that_is_gone_while_the_loss_is_not() -> None:
 
 
 def test_memory_that_grows_without_a_pause() -> None:
-    memory = 2e9 + 2e7 * np.arange(84)
-    finding = found(made_up(falling(84), memory_bytes=memory), "memory_growth")
-    assert "by step 84, 20.0 MB a step" in finding.symptom
+    memory = 2e9 + 2e7 * np.arange(420)
+    finding = found(made_up(falling(420), memory_bytes=memory), "memory_growth")
+    assert "by step 420, 20.0 MB a step" in finding.symptom
 
 
 def test_speed_that_is_halved_and_stays_so() -> None:
@@ -251,7 +270,7 @@ def test_every_change_names_an_option_that_there_is() -> None:
     """And the value to try in its place is one that the configuration takes."""
     broken = made_up(np.concatenate([falling(60), falling(60, 1)[::-1] * 3]))
     for number, row in enumerate(broken):
-        row |= {"grad_norm": 100.0 if number == 70 else 1.0, "memory_bytes": 2e9 + 3e7 * number}
+        row |= {"grad_norm": 100.0 if number == 70 else 1.0}
         row |= {"eval.loss": 1.0 + number / 50} if number % 10 == 0 else {}
     event = {"step": 3, "kind": "out_of_memory", "sentence": "…"}
     samples = asked([LOOP], False, 20) + asked([LOOP], False, 40)

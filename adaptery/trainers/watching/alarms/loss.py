@@ -164,8 +164,11 @@ def wobble(windows: Floats) -> Floats:
 def plateau(history: History) -> Finding | None:
     """A third of the run or more is over and nothing is learnt."""
     loss = history["loss"]
-    if len(loss) < 12 or 0 < history.progress < 1 / 2 or improved(history):
+    if len(loss) < 12 or 0 < history.progress < 1 / 2:
         return None
+    measured = history["eval.loss"]
+    if improved(history) or (history.settings.evaluation.every and len(measured) < 3):
+        return None  # held-out rows, the same each time, tell sooner and better
     third = len(loss) // 3
     first, last = loss.array[:third], loss.array[-third:]
     error = math.hypot(first.std(ddof=1), last.std(ddof=1)) / math.sqrt(third)

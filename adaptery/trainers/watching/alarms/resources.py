@@ -5,7 +5,11 @@ import numpy as np
 from adaptery.trainers.watching.findings import Change, Finding
 from adaptery.trainers.watching.history import History
 
-PARTS = 6  # of the second half of a run; each above the one before is chance once in 720 times
+PARTS = 6  # of the second half of a run
+LINES = 5  # in each of them, at least
+STEPS = 200  # in all of them: by then rows of all lengths have come
+EVEN = 0.5  # of the mean step between parts, at least: what leaks does so evenly, but an allocator
+# takes more at once when the longest rows come, and less and less of it the longer a run goes on
 GROWTH = 0.1  # of what was in use
 LEAST = 64e6  # bytes that are worth a word
 SLOW = 0.5  # of the speed before
@@ -17,11 +21,11 @@ def memory_growth(history: History) -> Finding | None:
     """More memory is in use from part to part of the run, long after everything was loaded."""
     memory = history["memory_bytes"]
     half = memory.array[len(memory) // 2 :]
-    if len(half) < 3 * PARTS:
+    if len(half) < LINES * PARTS or memory.steps[-1] - memory.steps[-len(half)] < STEPS:
         return None
     means = np.array([part.mean() for part in np.array_split(half, PARTS)])
     grown = means[-1] - means[0]
-    if grown < max(GROWTH * means[0], LEAST) or np.diff(means).min() <= 0.02 * grown:
+    if grown < max(GROWTH * means[0], LEAST) or np.diff(means).min() < EVEN * grown / (PARTS - 1):
         return None
     apart = (memory.steps[-1] - memory.steps[len(memory) // 2]) / (len(half) - 1)
     steps = apart * len(half) * (PARTS - 1) / PARTS  # from the middle of the first to the last's
@@ -30,10 +34,8 @@ def memory_growth(history: History) -> Finding | None:
         f"{memory.steps[-1]}, {grown / steps / 1e6:.1f} MB a step, without a pause."
     )
     cause = "Something keeps what each step makes: look at a method or metric plugin of your own."
-    advice = "`adapters train --resume` with more checkpoints, which begins with fresh memory"
-    every = history.settings.training.checkpoint_every
-    change = (Change("training.checkpoint_every", every, every // 2),) if every > 1 else ()
-    return Finding("memory_growth", memory.steps[-1], symptom, cause, change, advice)
+    advice = "Ctrl-C and `adapters train --resume`, which begins with fresh memory"
+    return Finding("memory_growth", memory.steps[-1], symptom, cause, (), advice)
 
 
 def throughput(history: History) -> Finding | None:
