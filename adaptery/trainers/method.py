@@ -119,6 +119,11 @@ class Method:
         """The number format of the base's weights in a run that computes in `arithmetic`."""
         return arithmetic
 
+    def outlined(self, model: "PreTrainedModel") -> "PreTrainedModel":
+        """An outline of the base in `base_dtype`, changed as `load_base` changes the base beside
+        its number of bits."""
+        return model
+
     def base_bytes(self, model: "PreTrainedModel") -> int:
         """What the base takes in memory as `load_base` holds it; `model` is an outline of it in
         `base_dtype`."""

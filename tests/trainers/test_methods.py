@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedModel
 
-from adaptery.errors import ConfigError, InvalidAdapter, VerificationError
+from adaptery.errors import ConfigError, Interrupted, InvalidAdapter, VerificationError
 from adaptery.plugins.builtin.adalora import AdaLora, svd_layers
 from adaptery.plugins.builtin.dora import Dora
 from adaptery.plugins.builtin.loraplus import LoraPlus
@@ -22,12 +22,13 @@ from adaptery.plugins.builtin.qlora import QLora
 from adaptery.plugins.builtin.rslora import RsLora
 from adaptery.serving.torch.declaration import read_declaration
 from adaptery.trainers.config import LoraSettings, TrainingConfig
-from adaptery.trainers.lora import Lora
+from adaptery.trainers.lora import Lora, lora_layers
 from adaptery.trainers.method import AdapterPlan, BaseRequest, Method
 from adaptery.trainers.train import TrainingResult
 from adaptery.trainers.work import Work
+from tests.command import adapters, done
 from tests.models import write_rows
-from tests.trainers.runs import rows, run, tensors
+from tests.trainers.runs import InterruptAt, resume, rows, run, tensors
 
 METHODS: dict[str, type[Method]] = {
     "lora": Lora,
@@ -336,3 +337,141 @@ def test_a_wrong_option_of_a_method_is_named(
 ) -> None:
     with pytest.raises(ConfigError, match=complaint):
         method(options)
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_start_from_the_weight_is_pefts(tiny_base: Path, init: str) -> None:
+    ours = fresh(Lora({"init": init}), tiny_base)
+    base = Lora({}).load_base(request(tiny_base))
+    config = LoraConfig(**plan().lora_arguments(), init_lora_weights=init)
+    theirs = dict(get_peft_model(base, config).named_parameters())
+    for name, parameter in ours.named_parameters():
+        assert torch.allclose(parameter, theirs[name], atol=1e-5), name
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_model_that_starts_from_its_weights_answers_as_before(tiny_base: Path, init: str) -> None:
+    base = logits(Lora({}).load_base(request(tiny_base)))
+    for dora in (False, True):
+        model = fresh(Lora({"init": init, "dora": dora}), tiny_base)
+        assert (logits(model) - base).abs().max() < 1e-4
+        with model.disable_adapter():
+            assert (logits(model) - base).abs().max() > 0.1, "something was taken out"
+
+
+@pytest.mark.parametrize("options", [{"init": "pissa", "dora": True, "rslora": True}])
+def test_all_switches_at_once_bake_to_what_was_trained(
+    tiny_base: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    method = Lora(options)
+    model = fresh(method, tiny_base)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter) * (1 + ("magnitude" in name)))
+    expected = logits(model)
+    method.bake(model, tmp_path)
+    base = Lora({}).load_base(request(tiny_base))
+    assert (logits(base) - expected).abs().max() > 0.1
+    assert (logits(PeftModel.from_pretrained(base, tmp_path)) - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_start_that_was_made_elsewhere_is_restored_with_its_residual(
+    tiny_base: Path, tmp_path: Path, init: str
+) -> None:
+    """Another machine's singular vectors may differ, in their signs at the least."""
+    method, other = Lora({"init": init}), Lora({"init": init})
+    model, resumed = fresh(method, tiny_base), fresh(other, tiny_base)
+    state = method.state(model)
+    for name, (a, b) in state["start"].items():
+        state["start"][name] = [0.9 * a, b]
+    untouched = {n: p.clone() for n, p in resumed.named_parameters() if "base_layer" in n}
+    other.restore(resumed, method.state(model))
+    for name, parameter in resumed.named_parameters():
+        if "base_layer" in name:
+            assert torch.equal(parameter, untouched[name]), "the same start changes no bit"
+    other.restore(resumed, state)
+    base = dict(Lora({}).load_base(request(tiny_base)).named_parameters())
+    for name, layer in lora_layers(resumed):
+        a, b = state["start"][name]
+        residual = base[f"{name}.weight"] - layer.scaling["default"] * b @ a
+        assert torch.allclose(layer.base_layer.weight, residual, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["pissa", "olora", "dora"])
+def test_an_interrupted_run_ends_with_the_same_bytes(
+    method: str, tiny_base: Path, tmp_path: Path
+) -> None:
+    whole = run(tmp_path / "whole", tiny_base, method=method)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "cut", tiny_base, method=method, watcher=InterruptAt(4))
+    (path,) = (tmp_path / "cut" / "runs").iterdir()
+    resumed = resume(path)
+    expected = tensors(whole)
+    assert all(torch.equal(value, expected[name]) for name, value in tensors(resumed).items())
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_four_bits_refuse_a_start_from_the_weights(init: str) -> None:
+    with pytest.raises(ConfigError, match=rf"rounded to 4 bits a second time.*--method {init}"):
+        QLora({"init": init})
+
+
+def test_a_rank_that_the_weights_do_not_have_is_refused(tiny_base: Path) -> None:
+    with pytest.raises(ConfigError, match=r"lora\.r is 1000, but .* parts at most"):
+        fresh(Pissa({}), tiny_base, r=1000)
+
+
+def test_switches_are_options_of_every_lora(tiny_base: Path) -> None:
+    model = fresh(QLora({"dora": True, "rslora": True}), tiny_base)
+    config = model.peft_config["default"]
+    assert (config.use_dora, config.use_rslora) == (True, True)
+    assert RsLora({"rslora": False}).options.rslora is False
+    assert RsLora({}).options.rslora is True
+
+
+def test_rslora_is_written_with_its_scale_in_alpha(tiny_base: Path, tmp_path: Path) -> None:
+    method = RsLora({})
+    model = fresh(method, tiny_base)
+    scales = {layer.scaling["default"] for _, layer in lora_layers(model)}
+    method.bake(model, tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["use_rslora"] is False
+    assert {config["lora_alpha"] / config["r"]} == scales == {8 / 2}
+
+
+def test_full_fine_tuning_leaves_a_plain_model(tiny_base: Path, tmp_path: Path) -> None:
+    held_out = str(write_rows(tmp_path / "eval.jsonl", rows(9, start=40)))
+    result = run(tmp_path, tiny_base, method="full", data__eval=held_out)
+    base = Lora({}).load_base(request(tiny_base))
+    trained = Lora({}).load_base(request(result.adapter))
+    assert result.trainable_parameters == sum(p.numel() for p in base.parameters())
+    assert result.manifest.metrics["loss"] < result.manifest.metrics["base.loss"] - 1
+    changed = dict(trained.named_parameters())
+    assert all(not torch.equal(p, changed[name]) for name, p in base.named_parameters())
+    assert not list(result.run.glob("adapter/*"))
+    assert AutoTokenizer.from_pretrained(result.adapter).chat_template
+
+
+def test_full_fine_tuning_is_refused_before_it_trains_unless_nothing_is_published(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    data = write_rows(tmp_path / "train.jsonl", rows(12))
+    given = (
+        *("train", "--name", "x", "--base", tiny_base, "--data", data, "--method", "full"),
+        *("--max-steps", 1, "--runs", tmp_path / "runs", "--registry", tmp_path / "registry"),
+    )
+    refused = adapters(*given)
+    assert refused.code == 2
+    assert "--no-publish" in refused.err
+    assert not (tmp_path / "runs").exists()
+    result = done(*given, "--no-publish", "--json").json
+    assert Path(result["adapter"], "model.safetensors").is_file()
+
+
+def test_a_base_without_an_output_layer_is_no_language_model(tmp_path: Path) -> None:
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    BertModel(BertConfig(vocab_size=64, intermediate_size=32, **shape)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"no weights for cls.*task\.way=head"):
+        Lora({}).load_base(request(tmp_path))

@@ -55,14 +55,26 @@ class QLora(Lora):
                 module.support_avx512bf16_for_cpu = False
         return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 
+    def outlined(self, model: "PreTrainedModel") -> "PreTrainedModel":
+        """PEFT makes all that is not quantized fp32, and so what flows between the layers."""
+        inside = {f"{layer.name}.weight" for layer in linear_layers(model)}
+        for name, parameter in model.named_parameters():
+            if name not in inside:
+                parameter.data = parameter.data.float()
+        return model
+
     def base_bytes(self, model: "PreTrainedModel") -> int:
         """Linear layers of the blocks in 4 bits with a constant for each 64 numbers, which double
-        quantization holds in a byte; the rest in fp32. One layer is made 16-bit to compute with."""
+        quantization holds in a byte; the rest in fp32. One layer is made 16-bit to compute with,
+        and on a CPU the 16-bit weights that were quantized stay in the heap."""
+        import torch
+
         layers = [int(layer.outputs * layer.inputs) for layer in linear_layers(model)]
         constant = (1 + 4 / 256) if self.options.double_quantization else 4
         rest = sum(parameter.numel() for parameter in model.parameters()) - sum(layers)
         packed = sum(layers) * (0.5 + constant / 64)
-        return int(packed + 4 * rest + 2 * max(layers, default=0))
+        sixteen = max(layers, default=0) if torch.cuda.is_available() else sum(layers)
+        return int(packed + 4 * rest + 2 * sixteen)
 
     def load_quantized(
         self, wanted: BaseRequest, whole: tuple[str, ...] | None = None

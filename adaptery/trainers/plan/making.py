@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adaptery.config import Resolved, fields_of
-from adaptery.trainers.batches import WIDTH, by_length, cut
+from adaptery.trainers.batches import by_length, cut, pad
 from adaptery.trainers.config import RunConfig, TrainingConfig
 from adaptery.trainers.encoding import IGNORED, Example
 from adaptery.trainers.loading import precision
@@ -165,7 +165,7 @@ class Sketch:
         with torch.device("meta"):
             model = build(self.work.base, self.work.task.head_labels, dtype=dtype)
         model.config.pad_token_id = self.work.task.forward.pad_token
-        return model.requires_grad_(False)
+        return self.method.outlined(model.requires_grad_(False))
 
     def told(self) -> dict[str, Any]:
         """Of the adapter."""
@@ -236,9 +236,9 @@ class Sketch:
             packed = pack(pairs, fill=self.work.task.forward.pad_token)
             _ = packed.layout.blocks  # made of numbers, which the rehearsal has not
             return EndToEnd(packed)
-        tokens = -(-max(len(row.ids) for row in rows) // WIDTH) * WIDTH
+        batch = pad([(row.ids, row.labels) for row in rows], self.work.task.forward.pad_token)
         kept = 1 if lean else max(row.learned for row in rows)
-        return Padded(len(rows), tokens, 0 if self.work.task.head_labels else kept)
+        return Padded(batch, 0 if self.work.task.head_labels else kept)
 
     @property
     def arithmetic(self) -> Arithmetic:

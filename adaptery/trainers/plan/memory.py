@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 FP32 = 4  # bytes
-HEAP = 0.5  # of what lives for the length of a step, in fp32 and bf16, by `adapters plan --measure`
-LIBRARIES = 45_000_000  # bytes: oneDNN's code and scratch
+HEAP = 0.1  # of what lives for the length of a step, by `adapters plan --measure`
+LIBRARIES = 80_000_000  # bytes: code that is read in by the first step, oneDNN's scratch
 # Bytes of state for each trained parameter, by what an optimizer's name contains; first match wins.
 STATES = (
     ("lion_8bit", 1.0),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+    from adaptery.trainers.batches import Batch
     from adaptery.trainers.compute.packing import Packed
 
 Loss = Callable[[Any], "torch.Tensor"]
@@ -65,26 +66,28 @@ def peak_of_evaluation(model: Any, loss: Loss, arithmetic: Arithmetic) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Padded:
-    """The loss of `rows` padded to `tokens` each, with logits at `kept` positions of a row; with
-    none of these, by a classification head."""
+    """The loss of a padded batch with logits at `kept` positions of a row; with none of these, by
+    a classification head."""
 
-    rows: int
-    tokens: int
+    batch: "Batch"
     kept: int
 
     def __call__(self, model: Any) -> "torch.Tensor":
         import torch
 
-        ids = torch.zeros((self.rows, self.tokens), dtype=torch.long)
-        given: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        batch = self.batch
+        given: dict[str, Any] = {
+            "input_ids": batch.ids,
+            "attention_mask": batch.mask,
+            "position_ids": batch.positions,
+            "use_cache": False,
+        }
         if not self.kept:
             scores: torch.Tensor = model(**given).logits.float().logsumexp(-1).sum()
             return scores
-        logits = model(**given, use_cache=False, logits_to_keep=torch.arange(self.kept)).logits
-        labels = torch.zeros(self.rows * self.kept, dtype=torch.long)
-        losses = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1).float(), labels, reduction="none"
-        )
+        logits = model(**given, logits_to_keep=torch.arange(self.kept)).logits.flatten(0, 1)
+        labels = torch.zeros(len(logits), dtype=torch.long)
+        losses = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
         return losses.sum()
 
 
