@@ -40,7 +40,7 @@ class Window:
         """The averages; the gradient's norm is the last step's.
 
         Args:
-            scaled: losses are scaled for fp16, where a gradient may overflow and is passed over.
+            scaled: losses are scaled for fp16; a gradient that overflows is passed over then.
 
         Raises:
             VerificationError: a loss or its gradient is no number.
@@ -56,10 +56,11 @@ class Window:
                     "run was stopped and nothing published. Lower training.learning_rate or "
                     "training.max_grad_norm."
                 )
+        norms = [norm for _, norm in measured if math.isfinite(norm)]
         losses = (loss * weight for (loss, _), weight in zip(measured, self.weights, strict=True))
         return {
             "loss": sum(losses) / max(1e-9, sum(self.weights)),
-            "grad_norm": measured[-1][1],
+            "grad_norm": norms[-1] if norms else 0.0,
             "tokens_per_second": self.tokens / seconds,
             "learned_tokens_per_second": self.learned / seconds,
         }

@@ -122,6 +122,8 @@ class Loop:
         self.figures["learning_rate"] = self.schedule.get_last_lr()[0]
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.scaler.is_enabled() and not torch.isfinite(norm):
+            self.optimizer.zero_grad(set_to_none=False)  # fp16 overflowed; no weight was changed
         self.schedule.step()
         self.method.after_step(self.model, number)
         self.optimizer.zero_grad(set_to_none=True)
