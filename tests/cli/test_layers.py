@@ -88,6 +88,7 @@ VALUES = {
     "--max-length": ("77", 77),
     "--seed": ("13", 13),
     "--runs": ("elsewhere", Path("elsewhere")),
+    "--report-to": ("tensorboard", ("tensorboard",)),
 }
 
 

@@ -74,6 +74,11 @@ def test_methods_and_plugins_are_listed_for_people() -> None:
         "qlora",
         "loraplus",
         "adalora",
+        "rslora",
+        "dora",
+        "pissa",
+        "olora",
+        "full",
     ]
     assert "training method" in done("plugins").out
     names = {thing["name"] for thing in done("plugins", "--json").json["registered"]}
