@@ -188,6 +188,7 @@ class Sketch:
         gradients = FP32 * self.trainable
         used = self.arithmetic
         self.recompute(training.gradient_checkpointing)
+        self.adapted.train()
         rows = largest(self.training_batches(training))
         pieces = training.accumulation
         step = peak_of_training(self.adapted, self.loss(rows), used, pieces)
@@ -230,10 +231,12 @@ class Sketch:
     def loss(self, rows: Sequence[Example], *, lean: bool = False) -> Loss:
         """How the loss of these rows is computed; `lean`: with one position of each learned."""
         if self.packed:
-            from adaptery.trainers.compute.packing import pack  # imports torch
+            from adaptery.trainers.compute.losses import may_share
+            from adaptery.trainers.compute.packing import pack
 
             pairs = [(row.ids, lean_labels(row) if lean else row.labels) for row in rows]
-            packed = pack(pairs, fill=self.work.task.forward.pad_token)
+            filling = self.work.task.forward.pad_token
+            packed = pack(pairs, fill=filling, share=may_share(self.adapted))
             _ = packed.layout.blocks  # made of numbers, which the rehearsal has not
             return EndToEnd(packed)
         batch = pad([(row.ids, row.labels) for row in rows], self.work.task.forward.pad_token)

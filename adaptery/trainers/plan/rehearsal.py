@@ -115,6 +115,7 @@ def speed_up(model: Any, base: Any, *, pack: bool) -> bool:
     Returns:
         Whether rows are laid end to end.
     """
+    import torch
     from torch.nn import Linear
 
     from adaptery.trainers.compute import attention, enabling, lora, losses, shortcut
@@ -127,6 +128,8 @@ def speed_up(model: Any, base: Any, *, pack: bool) -> bool:
     head = base.get_output_embeddings()
     if type(head) is Linear:
         losses.LossHead(base, head)
+    dropout = getattr(base.config.get_text_config(), "attention_dropout", 0.0)
+    setattr(base, losses.SHARING, not torch.cuda.is_available() and not dropout)
     return True
 
 

@@ -43,19 +43,16 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("base", "more"),
-    [
-        ("shipped", ()),
-        ("shipped", ("--set", "training.precision=fp32")),
-        ("wide", ("--batch-size", 4)),
-    ],
+    ("base", "more"), [("shipped", ()), ("wide", ("--batch-size", 4))], ids=["shipped", "wide"]
 )
 def test_a_plan_is_within_35_percent_of_what_was_measured(
-    base: str, more: tuple[object, ...], wide: Path
+    base: str, more: tuple[object, ...], wide: Path, tmp_path: Path
 ) -> None:
     """In a process of its own, for the peak is a process' peak."""
     directory = SHIPPED if base == "shipped" else wide
-    given = ("--name", "x", "--base", directory, "--data", SECTIONS, "--measure", "--json", *more)
+    data = tmp_path / "train.jsonl"
+    data.write_text("".join(SECTIONS.read_text().splitlines(keepends=True)[:100]))
+    given = ("--name", "x", "--base", directory, "--data", data, "--measure", "--json", *more)
     ended = subprocess.run(
         [sys.executable, "-m", "adaptery.cli", "plan", *map(str, given)],
         capture_output=True,
