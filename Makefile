@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 # Tests and the quickstart run several processes on the same cores: threads must not wait by spinning.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: packages env quickstart test torture bench-registry format clean
+.PHONY: packages env quickstart test torture bench-registry bench-train format clean
 
 packages:
 	@echo "== packages: what the tests need of Debian: PostgreSQL, strace, openssl, a compiler (as root)"
@@ -42,6 +42,10 @@ torture: env
 bench-registry: env
 	@echo "== bench-registry: looking up, listing and publishing, beside MLflow (about five minutes)"
 	@$(BIN)/python -m benchmarks.registry
+
+bench-train: env
+	@echo "== bench-train: training beside transformers' Trainer and TRL's SFTTrainer (about ten minutes)"
+	@$(BIN)/python -m benchmarks.train
 
 format: env
 	@echo "== format: put the code into its form"

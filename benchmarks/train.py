@@ -44,11 +44,13 @@ class Race:
     steps: int
     held_out: int
     points: int
+    batch_tokens: int
+    """At most so many in a micro-batch of adaptery; TRL's hold one pack."""
 
 
 RACES = {
-    "tiny": Race("the shipped base, 6 M parameters", 16, 60, 128, 3),
-    "half-billion": Race("a random Qwen2 of 0.36 billion parameters", 8, 10, 16, 2),
+    "tiny": Race("the shipped base, 6 M parameters", 16, 60, 128, 3, 4096),
+    "half-billion": Race("a random Qwen2 of 0.36 billion parameters", 8, 10, 16, 2, 512),
 }
 
 
@@ -107,6 +109,7 @@ def run(who: str, base: Path, data: tuple[Path, Path], race: Race) -> Run:
     command = [sys.executable, "-m", "benchmarks.train_peers", who, "--base", str(base)]
     command += ["--train", str(data[0]), "--held-out", str(data[1]), "--rows", str(race.rows)]
     command += ["--steps", str(race.steps), "--points", str(race.points)]
+    command += ["--batch-tokens", str(race.batch_tokens)]
     threads = str(len(os.sched_getaffinity(0)))
     environment = os.environ | {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

@@ -110,6 +110,7 @@ def configuration(options: argparse.Namespace, folder: Path) -> Resolved[RunConf
                     "lora.r": RANK,
                     "lora.alpha": 2 * RANK,
                     "training.batch_size": options.rows,
+                    "training.batch_tokens": options.batch_tokens,
                     "training.max_steps": options.steps,
                     "training.epochs": 100,
                     "training.learning_rate": RATE,
@@ -300,6 +301,7 @@ def main() -> None:
     parser.add_argument("--train", required=True)
     parser.add_argument("--held-out", required=True)
     parser.add_argument("--rows", type=int, required=True, help="in one optimizer step")
+    parser.add_argument("--batch-tokens", type=int, required=True, help="of adaptery")
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--points", type=int, required=True, help="of the loss, after the first")
     clock = measure(parser.parse_args())

@@ -21,6 +21,7 @@ def options(tmp_path: Path, tiny_base: Path) -> argparse.Namespace:
         train=str(write_chats(tmp_path / "train.jsonl", rows(24))),
         held_out=str(write_chats(tmp_path / "held_out.jsonl", rows(6, start=100))),
         rows=4,
+        batch_tokens=64,
         steps=6,
         points=3,
     )
