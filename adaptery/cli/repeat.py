@@ -120,6 +120,7 @@ def check_inputs(version: "Version", config: Resolved[RunConfig]) -> Resolved[Ru
     Raises:
         BaseMismatch: the base is another one.
         DataError: the rows are others.
+        UsageError: held-out rows are given, and there were none.
     """
     from adaptery.base_model import open_base
     from adaptery.trainers.data.reading import read_rows
@@ -133,6 +134,8 @@ def check_inputs(version: "Version", config: Resolved[RunConfig]) -> Resolved[Ru
     if settings.data.eval:
         held_out = read_rows(settings.data.eval, settings.data, formats).digest
         wanted = manifest.config.get("held_out_digest")
+        if wanted is None:
+            raise UsageError(f"{version} was trained without held-out rows: leave out --eval-data.")
         require_digest("data.eval", settings.data.eval, held_out, wanted)
     if settings.task.instruction is None or isinstance(train.rows[0], Labelled):
         return config

@@ -91,7 +91,7 @@ def test_weights_and_thresholds_are_compared_on_rows_of_their_own(bare: House) -
     outcome = experiment(bare, "weighted", "--calibration-data", more, "--json")
     assert outcome.code == 0, outcome.err
     recall, thresholds = outcome.json["tables"]
-    assert recall["headings"][1:] == ["blue (4 rows)", "red (6 rows)", "yellow (2 rows)"]
+    assert recall["headings"][1:] == ["blue (3 rows)", "red (6 rows)", "yellow (3 rows)"]
     assert "chosen on the calibration rows" in thresholds["caption"]
     assert [row["name"] for row in outcome.json["rows"]] == ["none", "auto"]
     for run in (bare.root / "runs").glob("colours-weighted/runs/*/run/*"):

@@ -118,6 +118,28 @@ def test_an_option_of_the_method_is_repeated(house: House) -> None:
     assert outcome.json["agreement"] == "manifest"
 
 
+@pytest.mark.parametrize("kind", ["texts", "chats"])
+def test_a_classifier_is_repeated_with_its_words_and_question(house: House, kind: str) -> None:
+    path = house.root / "letters.jsonl"
+    if kind == "texts":
+        found = [{"text": f"the sky {n}", "label": "ab"[n % 2]} for n in range(12)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in found))
+    else:
+        asked = ("system", "a or b?")
+        chats = [[asked, ("user", f"{n}"), ("assistant", "ab"[n % 2])] for n in range(12)]
+        write_rows(path, chats)
+    done(*house.train("--name", "letters", "--data", path, "--task", "classify"))
+    outcome = again(house, "--from", "letters", "--data", path, "--eval-data", path, "--json")
+    assert outcome.code == 2
+    assert "without held-out rows: leave out --eval-data" in outcome.err
+    outcome = adapters(
+        *("train", "--from", "letters", "--data", path, "--runs", house.root / "runs", "--json"),
+        *house.at,
+    )
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["agreement"] == "manifest"
+
+
 def test_a_version_without_a_recorded_training_cannot_be_repeated(house: House) -> None:
     store = open_registry(str(house.registry))
     version = store.resolve(AdapterRef.parse("colours@1"))
