@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from adaptery.errors import ConfigError, DoesNotFit, Interrupted
 from adaptery.trainers.batches import cut
-from adaptery.trainers.chance import random_state, set_random_state, undisturbed
+from adaptery.trainers.chance import (
+    dropout_state,
+    random_state,
+    set_dropout_state,
+    set_random_state,
+    undisturbed,
+)
 from adaptery.trainers.checkpoints import Checkpoints
 from adaptery.trainers.config import TrainingConfig
 from adaptery.trainers.control import Best, StopSignals
@@ -136,13 +142,13 @@ class Loop:
         """
         import torch
 
-        random = random_state()
+        before = dropout_state()
         while True:
             loss, trouble = self.attempt(rows, weight)
             if not self.processes.any(bool(trouble)):
                 break
             self.halve(trouble)
-            set_random_state(random)
+            set_dropout_state(before)
         if self.processes.count > 1:
             for parameter in self.trained.values():
                 if parameter.grad is None:  # this process had no row
