@@ -158,7 +158,7 @@ def runs_of(sweep: "Sweep") -> "list[Run]":
     for trial in counted(sweep.study):
         folder = Path(trial.user_attrs.get("folder", ""))
         shown_as = {key.rpartition(".")[2]: told(value) for key, value in trial.params.items()}
-        variation = Variation(str(trial.number), trial.params, shown_as)
+        variation = Variation(f"trial {trial.number}", trial.params, shown_as)
         outcome = Outcome.read(folder) or Outcome(status="failed", sentence=why(trial))
         runs.append(Run(variation, sweep.base.value.training.seed, folder, outcome))
     return runs
@@ -185,7 +185,7 @@ def report_of(sweep: "Sweep", runs: "list[Run]") -> "Report":
     seeds = [sweep.base.value.training.seed]
     note = f"{len(runs)} trials of the sampler {sweep.sampler}, seed {sweep.seed}."
     rows = [run.variation for run in runs]
-    experiment = Experiment("sweep", "trial", sweep.base, "", rows, seeds, [note])
+    experiment = Experiment("sweep", "", sweep.base, "", rows, seeds, [note])
     metrics = run_parts(sweep.base.value).metrics
     return Report.of(experiment, runs, metrics, sweep.metric, best.name if best else None)
 
