@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import Qwen2Model
-from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
 
 from adaptery.config import fields_of
 from adaptery.errors import AdapteryError
@@ -191,7 +191,7 @@ class Model:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch, tiny_base: Path) -> Model:
     seen = Model()
-    forward, mlp = Qwen2Model.forward, Qwen2MLP.forward
+    forward, attention = Qwen2Model.forward, Qwen2Attention.forward
 
     def watched(self: Any, input_ids: Any = None, **more: Any) -> Any:
         shape = tuple(input_ids.shape)
@@ -200,16 +200,16 @@ def model(monkeypatch: pytest.MonkeyPatch, tiny_base: Path) -> Model:
             raise torch.OutOfMemoryError("there is no more")
         return forward(self, input_ids=input_ids, **more)
 
-    def counted(self: Any, hidden: Any, *more: Any, **named: Any) -> Any:
+    def counted(self: Any, *more: Any, **named: Any) -> Any:
         seen.layers += 1
-        return mlp(self, hidden, *more, **named)
+        return attention(self, *more, **named)
 
     def downloaded(base: str, revision: str | None = None, **more: Any) -> str:
         seen.revision = f"{base}@{revision}"
         return str(tiny_base)
 
     monkeypatch.setattr(Qwen2Model, "forward", watched)
-    monkeypatch.setattr(Qwen2MLP, "forward", counted)
+    monkeypatch.setattr(Qwen2Attention, "forward", counted)
     monkeypatch.setattr("huggingface_hub.snapshot_download", downloaded)
     return seen
 
