@@ -46,7 +46,7 @@ def test_a_run_need_not_be_published(bare: House) -> None:
     result = done(*bare.train("--no-publish", "--json")).json
     assert "version" not in result
     assert Path(result["adapter"], "adapter_model.safetensors").is_file()
-    assert (Path(result["run"]) / "loss.png").is_file()
+    assert (Path(result["run"]) / "curves.png").is_file()
     assert not bare.registry.exists()
 
 
