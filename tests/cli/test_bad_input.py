@@ -31,9 +31,7 @@ def refused(house: House, code: int, pattern: str, *arguments: object) -> Outcom
 
 def test_a_missing_data_file(bare: House) -> None:
     missing = bare.root / "missing.jsonl"
-    refused(
-        bare, 3, rf"error: There is no data file {missing}", *bare.train("--data", missing)
-    )
+    refused(bare, 3, rf"error: There is no data file {missing}", *bare.train("--data", missing))
 
 
 def test_a_malformed_row(bare: House) -> None:
