@@ -9,13 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from adaptery.errors import ConfigError, DoesNotFit, Interrupted
+from adaptery.errors import DoesNotFit, Interrupted
 from adaptery.trainers.batches import cut
 from adaptery.trainers.chance import (
     dropout_state,
-    random_state,
     set_dropout_state,
-    set_random_state,
     undisturbed,
 )
 from adaptery.trainers.checkpoints import Checkpoints
@@ -23,6 +21,7 @@ from adaptery.trainers.config import TrainingConfig
 from adaptery.trainers.control import Best, StopSignals
 from adaptery.trainers.encoding import Example
 from adaptery.trainers.figures import Window
+from adaptery.trainers.loop_state import check_state, put_weights, restore, state_of
 from adaptery.trainers.memory import give_back, is_out_of_memory, memory_in_use, remedies
 from adaptery.trainers.method import Method
 from adaptery.trainers.processes import Processes
@@ -279,8 +278,7 @@ class Loop:
         """Put the weights of the best measurement into the model, if they are not there."""
         if self.best.step in (None, self.step):
             return
-        state = self.checkpoint(self.best.step)
-        self.put(state)
+        put_weights(self, self.checkpoint(self.best.step))
         self.watcher.say(f"The adapter is the best one measured: {self.best}.")
 
     def tell(self, kind: str, sentence: str, *, quietly: bool = False) -> None:
@@ -294,22 +292,8 @@ class Loop:
         """Write a checkpoint from which `resume` goes on as if nothing had happened."""
         if self.saved == self.step:
             return
-        random = self.processes.gather(random_state())
         self.saved = self.step
-        state = {
-            "inputs": self.inputs,
-            "processes": self.processes.count,
-            "step": self.step,
-            "seconds": self.seconds,
-            "micro_batch": self.micro_batch,
-            "best": self.best.state(),
-            "adapter": {name: p.detach() for name, p in self.trained.items()},
-            "method": self.method.state(self.model),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "random": random,
-        }
+        state = state_of(self)
         if self.processes.main:
             self.checkpoints.save(self.step, self.best.step, state)
 
@@ -325,39 +309,10 @@ class Loop:
             ConfigError: it is of another base, other rows, or more or fewer processes.
         """
         state = self.checkpoint()
-        self.check(state)
-        self.put(state)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.best.restore(state["best"])
-        self.step = self.saved = state["step"]
-        self.seconds, self.micro_batch = state["seconds"], state["micro_batch"]
-        set_random_state(state["random"][self.processes.index])
+        check_state(self, state)
+        restore(self, state)
+        self.saved = self.step
         self.tell("resume", f"Going on from step {self.step} of {self.total}.")
-
-    def check(self, state: Mapping[str, Any]) -> None:
-        """Refuse a checkpoint that this run could not have written."""
-        folder = self.checkpoints.folder
-        if state["inputs"] != self.inputs:
-            raise ConfigError(
-                f"{folder} was trained on another base or other rows than those here now. "
-                "Bring those back, or start the run anew."
-            )
-        if state["processes"] != self.processes.count:
-            raise ConfigError(
-                f"{folder} was trained by {state['processes']} processes and now there are "
-                f"{self.processes.count}, so steps would have other rows. Launch as many as before."
-            )
-
-    def put(self, state: Mapping[str, Any]) -> None:
-        """Take over the weights of a checkpoint, and what the method knows of them."""
-        import torch
-
-        with torch.no_grad():
-            for name, value in state["adapter"].items():
-                self.trained[name].copy_(value)
-        self.method.restore(self.model, state["method"])
 
     def outcome(self) -> dict[str, Any]:
         """What a manifest says of how it went, where that is not what was configured."""

@@ -2,6 +2,9 @@
 
 import gc
 import re
+import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adaptery.trainers.config import TrainingConfig
@@ -43,6 +46,38 @@ def memory_in_use(device: "torch.device") -> int:
     import psutil
 
     return int(psutil.Process().memory_info().rss)
+
+
+def peak_memory() -> int:
+    """Bytes: the most that was held since the start, or since `forget_peak`.
+
+    Linux hands `getrusage`'s figure down from the process that started this one, so that a small
+    run under a large parent would look large; the high-water mark of the address space is its own.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
+
+
+def forget_peak() -> None:
+    """Let the peak be of what follows, where the system can do that."""
+    import torch
+
+    give_back()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
 
 
 def remedies(training: TrainingConfig) -> str:

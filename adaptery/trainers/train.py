@@ -1,6 +1,5 @@
 """A run from configuration to baked adapter: the one path that every method and task takes."""
 
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from adaptery.trainers.bake import settle, trainable_parameters
 from adaptery.trainers.config import RunConfig
 from adaptery.trainers.encoding import Example
 from adaptery.trainers.evaluation.scoring import Evaluation
+from adaptery.trainers.memory import peak_memory
 from adaptery.trainers.probe import record_probe
 from adaptery.trainers.processes import Processes
 from adaptery.trainers.record import make_manifest
@@ -112,17 +112,6 @@ def write(work: Work, model: Any, run: RunDirectory) -> Path:
     else:
         work.base.tokenizer.save_pretrained(directory)
     return directory
-
-
-def peak_memory() -> int:
-    """Bytes: the GPU allocator's peak, or the process' where there is no GPU."""
-    import torch
-
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
 
 
 def summary(result: TrainingResult) -> dict[str, Any]:

@@ -172,6 +172,8 @@ class Work:
                 f"training.packing is on, but this model's rows cannot be packed: {reason}. "
                 "Set it to auto; they are padded then."
             )
+        if reason and self.settings.training.packing == "auto" and not self.task.head_labels:
+            self.watcher.say(f"Rows are padded and not packed: {reason}.")
         self.task.forward = replace(self.task.forward, packed=reason is None)
         return adapted
 

@@ -5,12 +5,10 @@ The process that trains writes; the one that started it reads, and shows it.
 
 import json
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from adaptery.trainers.memory import give_back, memory_in_use
-from adaptery.trainers.train import peak_memory
+from adaptery.trainers.memory import forget_peak, memory_in_use, peak_memory
 from adaptery.trainers.watching.watcher import Silent
 
 FILE = "progress.json"
@@ -43,7 +41,7 @@ class Clock(Silent):
     def advance(self, pieces: int = 1, **figures: float) -> None:
         self._tick()
         if self.title == TRAINING:
-            self.peak = max(self.peak, memory_peak())
+            self.peak = max(self.peak, peak_memory())
         self.done += pieces
         self.figures = figures or self.figures
         if self.last - self.written > BETWEEN:
@@ -83,32 +81,3 @@ def memory_now() -> int:
     import torch
 
     return memory_in_use(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def memory_peak() -> int:
-    """Bytes: the most that was held since the peak was last forgotten.
-
-    Linux hands `getrusage`'s figure down from the process that started this one, so that a small
-    run under a large parent would look large; the high-water mark of the address space is its own.
-    """
-    import torch
-
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return peak_memory()
-    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
-
-
-def forget_peak() -> None:
-    """Let the peak be of what follows, where the system can do that."""
-    import torch
-
-    give_back()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")

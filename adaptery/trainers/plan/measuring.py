@@ -3,13 +3,12 @@
 import gc
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from adaptery.trainers.batches import cut
 from adaptery.trainers.encoding import Example
 from adaptery.trainers.loading import arithmetic
-from adaptery.trainers.memory import memory_in_use
+from adaptery.trainers.memory import forget_peak, memory_in_use, peak_memory
 from adaptery.trainers.steps import steps_of
 from adaptery.trainers.work import Work
 
@@ -43,7 +42,7 @@ def measure(work: Work) -> Measured:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     baseline = memory_in_use(device)
     model = work.adapt(work.prepare())
-    reset_peak()
+    forget_peak()
     training = work.settings.training
     rate = training.learning_rate or work.parts.method.learning_rate
     optimizer = work.parts.method.optimizer(model, rate, training)
@@ -55,7 +54,7 @@ def measure(work: Work) -> Measured:
         started = time.perf_counter()
         take(work, model, optimizer, rows)
         times.append((time.perf_counter() - started) / padded(rows))
-    peak = peak_in_use(device) - baseline
+    peak = peak_memory() - baseline
     each = sum(times) / len(times) * sum(map(padded, typical)) / len(typical)
     count = work.steps * training.accumulation
     return Measured(peak, each, each * count)
@@ -104,32 +103,3 @@ def take(work: Work, model: Any, optimizer: Any, rows: list[Example]) -> None:
         import torch
 
         torch.cuda.synchronize()
-
-
-def reset_peak() -> None:
-    """Forget the peak so far, which loading from files may have made."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        return
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return  # then the peak is that of the whole process
-
-
-def peak_in_use(device: Any) -> int:
-    """Bytes at the peak since then."""
-    import torch
-
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated())
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
