@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from adaptery.cli.context import json_option, plugins, print_json, print_table, stderr, stdout
+from adaptery.cli.run_options import run_config, run_parts
 from adaptery.cli.several import Numbers, Pairs, Words
-from adaptery.cli.train import run_config, run_parts
 from adaptery.config import Resolved
 from adaptery.errors import ConfigError, UnknownName
 from adaptery.trainers.config import RunConfig

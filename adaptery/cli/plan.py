@@ -6,11 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from adaptery.cli.context import human_size, json_option, print_json, print_table, stderr
-from adaptery.cli.flags import config_flags
-from adaptery.cli.train import FLAGS, run_config, run_parts
+from adaptery.cli.run_options import run_config, run_options, run_parts
 from adaptery.errors import DoesNotFit
-from adaptery.trainers.config import RunConfig
-from adaptery.trainers.presets import PRESETS
 
 if TYPE_CHECKING:
     from adaptery.trainers.plan.making import RunPlan
@@ -32,21 +29,7 @@ PARTS = {
 
 
 @click.command("plan")
-@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
-@config_flags(RunConfig, FLAGS)
-@click.option(
-    "--preset", type=click.Choice(sorted(PRESETS)), help="Starting values for a size of base."
-)
-@click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Any option, such as training.warmup=0.1.",
-)
-@click.option(
-    "--option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the method's own."
-)
+@run_options
 @click.option(
     "--measure", is_flag=True, help="Load the base and take a few steps: time and true memory."
 )

@@ -230,7 +230,8 @@ def repeat(
         UsageError: the version's manifest does not say how, or another value is wanted.
         DataError: the rows are others.
     """
-    from adaptery.cli.train import publish, run, run_parts
+    from adaptery.cli.run_options import run_parts
+    from adaptery.cli.train import publish, run
     from adaptery.trainers.train import summary
 
     store = open_registry(registry)

@@ -124,7 +124,7 @@ def make_sweep(
         UnknownName: the metric is none that will be measured.
     """
     from adaptery.base_model import open_base
-    from adaptery.cli.train import run_parts
+    from adaptery.cli.run_options import run_parts
     from adaptery.trainers.experiments.space import grid_size
     from adaptery.trainers.experiments.sweep import Sweep, open_study
     from adaptery.trainers.experiments.variations import digest_of
@@ -176,7 +176,7 @@ def why(trial: "FrozenTrial") -> str:
 
 def report_of(sweep: "Sweep", runs: "list[Run]") -> "Report":
     """The report, every other trial compared with the best."""
-    from adaptery.cli.train import run_parts
+    from adaptery.cli.run_options import run_parts
     from adaptery.trainers.experiments.experiment import Experiment
     from adaptery.trainers.experiments.report import Report
     from adaptery.trainers.experiments.table import best_of, rows_of

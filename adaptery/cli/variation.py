@@ -17,7 +17,7 @@ COMMAND = (sys.executable, "-m", "adaptery.cli.variation")
 
 def main(folder: Path) -> int:
     """Train there; returns the exit code."""
-    from adaptery.cli.train import run_parts
+    from adaptery.cli.run_options import run_parts
     from adaptery.config import read_file, resolve
     from adaptery.trainers.config import RunConfig
     from adaptery.trainers.experiments.carry_out import carry_out

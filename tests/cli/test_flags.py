@@ -11,7 +11,7 @@ import click
 import pytest
 from pydantic import BaseModel
 
-from adaptery.cli import train
+from adaptery.cli import run_options
 from adaptery.cli.commands import COMMANDS
 from adaptery.cli.flags import given, parameter
 from adaptery.config import fields_of, resolve
@@ -55,7 +55,19 @@ def read_by(command: click.Command) -> set[str]:
         return names | {str(parameter.name) for parameter in command.params}
     slices = [n.slice for n in ast.walk(module_tree(module)) if isinstance(n, ast.Subscript)]
     keys = {part.value for part in slices if isinstance(part, ast.Constant)}
-    return names | keys | set(schema_fields(module))
+    return names | keys | {field for m in takers(tree, rest, module) for field in schema_fields(m)}
+
+
+def takers(tree: ast.AST, rest: str | None, module: Any) -> Iterator[Any]:
+    """The module itself, and those of functions that are given the rest as a whole."""
+    yield module
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call) and any(
+            isinstance(value, ast.Name) and value.id == rest for value in call.args
+        ):
+            function = vars(module).get(getattr(call.func, "id", ""))
+            if function is not None:
+                yield inspect.getmodule(function)
 
 
 def module_tree(module: Any) -> ast.Module:
@@ -86,15 +98,15 @@ def test_the_reading_of_flags_sees_one_that_nothing_reads() -> None:
     assert "idle" not in read_by(command)
 
 
-@pytest.mark.parametrize("flag", train.FLAGS)
+@pytest.mark.parametrize("flag", run_options.FLAGS)
 def test_a_flag_sets_its_field_of_the_configuration(flag: str) -> None:
-    key = train.FLAGS[flag]
+    key = run_options.FLAGS[flag]
     assert key in set(fields_of(RunConfig))
     values = {"data__eval": "e.jsonl", "task__kind": "pair", "report_to": ("wandb",)}
     text = values.get(parameter(key), "attention" if key.endswith("targets") else "7")
-    layer = given(train.FLAGS, {parameter(key): text})
+    layer = given(run_options.FLAGS, {parameter(key): text})
     assert layer.origins == {key: f"flag {flag}"}
-    needed = given(train.FLAGS, {"name": "a", "base": "b", "data__train": "c"})
+    needed = given(run_options.FLAGS, {"name": "a", "base": "b", "data__train": "c"})
     value: Any = resolve(RunConfig, [needed, layer]).value
     for part in key.split("."):
         value = getattr(value, part)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from adaptery.cli.train import run_config
+from adaptery.cli.run_options import run_config
 from adaptery.config import fields_of
 from adaptery.trainers.config import RunConfig
 from adaptery.trainers.starting import parameters_in

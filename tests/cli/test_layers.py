@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from adaptery.cli.train import FLAGS, run_config
+from adaptery.cli.run_options import FLAGS, run_config
 from adaptery.config import Resolved
 from adaptery.trainers.config import RunConfig
 from adaptery.trainers.presets import PRESETS

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from adaptery.base_model import open_base, outline_base
-from adaptery.cli.train import run_config, run_parts
+from adaptery.cli.run_options import run_config, run_parts
 from adaptery.plugins.builtin.qlora import QLora
 from adaptery.trainers.method import BaseRequest
 from adaptery.trainers.plan.making import Sketch, largest
