@@ -33,7 +33,8 @@ test: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --ignore tests/torture
+	$(BIN)/python -m pytest tests/torture
 
 torture: env
 	@echo "== torture: the registry killed at every call, starved, corrupted and raced (an hour or more)"
