@@ -1,5 +1,6 @@
 """What a task says: what rows become, how wrong the model is on them, and what it answers."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ class Answer:
     scores: tuple[float, ...] = ()
 
 
-class Task:
+class Task(ABC):
     """One of the tasks. `forward` runs the model on rows, packed or padded."""
 
     task_type: TaskType = "CAUSAL_LM"
@@ -42,32 +43,32 @@ class Task:
         """The classes of the classification head that the model is given; none without a head."""
         return self.labels if self.task_type == "SEQ_CLS" else ()
 
+    @abstractmethod
     def encode(
         self, rows: Sequence[Row], advance: Callable[[int], None] = lambda rows: None
     ) -> list[Example]:
         """Rows as the model sees them. Raises `DataError` for rows that it has no use for."""
-        raise NotImplementedError
 
+    @abstractmethod
     def weight(self, row: Example) -> float:
         """What a row counts for in the mean that is the loss of a step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, model: Any, rows: Sequence[Example]) -> "torch.Tensor":
         """The weighted sum of the rows' losses (nats), a scalar with a gradient."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answers(self, model: Any, rows: Sequence[Example], generate: int) -> list[Answer]:
         """What the model says to each row, without gradients.
 
         Args:
             generate: how many tokens a generated answer may have; 0 if only losses are wanted.
         """
-        raise NotImplementedError
 
     def reference(self, row: Example) -> str:
         """The true answer, as `Answer.text` would give it."""
         return row.answer.strip()
 
+    @abstractmethod
     def recorded(self) -> dict[str, Any]:
         """What the manifest says of the task: a `TaskConfig` with nothing left open."""
-        raise NotImplementedError

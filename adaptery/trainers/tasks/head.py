@@ -3,16 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from adaptery.classification import Classification
 from adaptery.errors import DataError
 from adaptery.trainers.batches import WIDTH
-from adaptery.trainers.config import TaskConfig
 from adaptery.trainers.data.rows import Row, summarize
 from adaptery.trainers.encoding import IGNORED, Example
 from adaptery.trainers.method import TaskType
-from adaptery.trainers.tasks.base import Answer, Task
+from adaptery.trainers.tasks.base import Answer
 from adaptery.trainers.tasks.classes import class_numbers, texts_of
-from adaptery.trainers.tasks.forward import Forward
+from adaptery.trainers.tasks.classifier import Classifier
 
 if TYPE_CHECKING:
     import torch
@@ -20,22 +18,10 @@ if TYPE_CHECKING:
 CHUNK = 512  # rows that are tokenized in one call
 
 
-class Head(Task):
-    """`weights` has one number for each label; `offsets` are calibrated ones, 0 where not given."""
+class Head(Classifier):
+    """A row costs the cross-entropy of its class, times the class' weight."""
 
     task_type: TaskType = "SEQ_CLS"
-
-    def __init__(
-        self,
-        forward: Forward,
-        settings: TaskConfig,
-        classes: Classification,
-        weights: Sequence[float],
-        offsets: Sequence[float] = (),
-    ) -> None:
-        super().__init__(forward)
-        self.settings, self.classes, self.labels = settings, classes, classes.labels
-        self.weights, self.offsets = weights, offsets
 
     def encode(
         self, rows: Sequence[Row], advance: Callable[[int], None] = lambda rows: None
@@ -74,9 +60,6 @@ class Head(Task):
                 rows, numbers, encoded["input_ids"], segments, strict=True
             )
         ]
-
-    def weight(self, row: Example) -> float:
-        return 1.0
 
     def loss(self, model: Any, rows: Sequence[Example]) -> "torch.Tensor":
         import torch
@@ -118,9 +101,3 @@ class Head(Task):
             Answer(self.classes.decide(row, self.offsets), -row[example.label or 0], 1, tuple(row))
             for row, example in zip(scores, rows, strict=True)
         ]
-
-    def reference(self, row: Example) -> str:
-        return row.answer
-
-    def recorded(self) -> dict[str, Any]:
-        return self.classes.model_dump(mode="json") | {"weights": self.settings.weights}

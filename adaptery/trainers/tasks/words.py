@@ -17,8 +17,9 @@ from adaptery.trainers.audit import check_label_words
 from adaptery.trainers.config import TaskConfig
 from adaptery.trainers.data.rows import Conversation, Labelled, Message, Row
 from adaptery.trainers.encoding import IGNORED, Encoder, Example
-from adaptery.trainers.tasks.base import Answer, Task
+from adaptery.trainers.tasks.base import Answer
 from adaptery.trainers.tasks.classes import class_numbers
+from adaptery.trainers.tasks.classifier import Classifier
 from adaptery.trainers.tasks.forward import Forward
 from adaptery.trainers.tasks.outputs import only_tokens
 
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     import torch
 
 
-class LabelWords(Task):
-    """`weights` has one number for each label; `offsets` are calibrated ones, 0 where not given."""
+class LabelWords(Classifier):
+    """A row costs its answer, and the decision among classes in it times the class' weight."""
 
     def __init__(
         self,
@@ -38,9 +39,7 @@ class LabelWords(Task):
         offsets: Sequence[float] = (),
     ) -> None:
         """Raises `DataError` if label words cannot be told apart fairly."""
-        super().__init__(forward)
-        self.settings, self.classes, self.labels = settings, classes, classes.labels
-        self.weights, self.offsets = weights, offsets
+        super().__init__(forward, settings, classes, weights, offsets)
         self.encoder = Encoder(forward.tokenizer)
         tokens = {label: self.tokens_of(classes.words[label]) for label in self.labels}
         check_label_words(classes.words, tokens, self.tokens_of)
@@ -87,13 +86,6 @@ class LabelWords(Task):
             )
         masked = (IGNORED,) * len(example.prompt), (IGNORED,) * (len(example.ids) - end)
         return replace(example, labels=(*masked[0], *learned, *masked[1]))
-
-    def reference(self, row: Example) -> str:
-        assert row.label is not None
-        return self.labels[row.label]
-
-    def weight(self, row: Example) -> float:
-        return 1.0
 
     def loss(self, model: Any, rows: Sequence[Example]) -> "torch.Tensor":
         import torch
@@ -157,9 +149,6 @@ class LabelWords(Task):
         with only_tokens(model, fork.tokens) as columns:
             logits, _, _ = self.forward.learned_logits(model, asked)
         return logits[:, columns].float().log_softmax(1)
-
-    def recorded(self) -> dict[str, Any]:
-        return self.classes.model_dump(mode="json") | {"weights": self.settings.weights}
 
 
 def at_fork(row: Example, fork: Fork) -> Example:
