@@ -46,6 +46,7 @@ bench-registry: env
 
 bench-train: env
 	@echo "== bench-train: training beside transformers' Trainer and TRL's SFTTrainer (about ten minutes)"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	@$(BIN)/python -m benchmarks.train
 
 format: env

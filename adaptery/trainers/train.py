@@ -65,10 +65,7 @@ def train(
     work = Work.gather(config.value, parts, watcher)
     started = time.perf_counter()
     base = work.prepare()
-    run = shared(lambda: interrupted or RunDirectory.create(config), processes)
-    work.watcher.say(f"Run directory: {run.path}")
-    if processes.main:
-        run.write_data(work.figures)
+    run = begin(work, lambda: interrupted or RunDirectory.create(config), processes)
     with run.resumable() if processes.main else nullcontext():
         scores = work.measure_base(base)
         model = work.adapt(base)
@@ -96,9 +93,13 @@ def train(
     return result
 
 
-def shared(make: Callable[[], RunDirectory], processes: Processes) -> RunDirectory:
-    """The run directory that the main process makes, known to all."""
-    return RunDirectory(Path(processes.from_main(str(make().path) if processes.main else "")))
+def begin(work: Work, make: Callable[[], RunDirectory], processes: Processes) -> RunDirectory:
+    """The run directory that the main process makes, known to all, with what there is to learn."""
+    run = RunDirectory(Path(processes.from_main(str(make().path) if processes.main else "")))
+    work.watcher.say(f"Run directory: {run.path}")
+    if processes.main:
+        run.write_data(work.figures)
+    return run
 
 
 def write(work: Work, model: Any, run: RunDirectory) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 FP32 = 4  # bytes
 HEAP = 0.1  # of what lives for the length of a step, by `adapters plan --measure`
@@ -124,8 +124,3 @@ def container_room(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
         return [] if limit == "max" else [max(0, int(limit) - int(used))]
     except (OSError, ValueError):
         return []
-
-
-def parameter_bytes(model: "torch.nn.Module") -> int:
-    """Bytes of a model's parameters; tied ones once."""
-    return sum(p.numel() * p.element_size() for p in model.parameters())
