@@ -1,11 +1,13 @@
 """Memory: how much is in use, how it is told that there was too little, what can be done then."""
 
+import ctypes
 import gc
+import os
 import re
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adaptery.trainers.config import TrainingConfig
 
@@ -29,12 +31,18 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def give_back() -> None:
-    """Return memory that nothing refers to any more."""
+    """Return memory that nothing refers to any more.
+
+    Also what the C library keeps for the next tensor: what it holds already would not be counted.
+    """
     import torch
 
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 def memory_in_use(device: "torch.device") -> int:

@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from adaptery.trainers.compute.memory import keep_freed_memory
 from adaptery.trainers.plan import making
 from adaptery.trainers.plan.memory import Room
 from tests.command import adapters, done
@@ -138,6 +141,15 @@ def test_measuring_takes_real_steps_and_says_how_far_off_the_plan_was(
     assert measured["peak"] > 0
     assert measured["seconds"] >= 0.5 * measured["seconds_per_micro_batch"] > 0
     assert measured["error"] == pytest.approx(measured["planned"] / measured["peak"] - 1, abs=1e-3)
+
+
+def test_memory_that_was_used_and_freed_before_is_measured_all_the_same(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    assert keep_freed_memory() or sys.platform != "linux"
+    torch.ones(100_000_000)  # far more than the run takes, kept by the C library
+    weights = (tiny_base / "model.safetensors").stat().st_size
+    assert plan(tiny_base, tmp_path, "--measure")["measured"]["peak"] > weights
 
 
 def test_measuring_without_weights_is_refused(outline: Path, tmp_path: Path) -> None:

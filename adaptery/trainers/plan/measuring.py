@@ -1,6 +1,5 @@
 """A few real micro-steps: how long they take, and how much memory, beside what was planned."""
 
-import gc
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from adaptery.trainers.batches import cut
 from adaptery.trainers.encoding import Example
 from adaptery.trainers.loading import arithmetic
-from adaptery.trainers.memory import forget_peak, memory_in_use, peak_memory
+from adaptery.trainers.memory import forget_peak, give_back, memory_in_use, peak_memory
 from adaptery.trainers.steps import steps_of
 from adaptery.trainers.work import Work
 
@@ -67,7 +66,7 @@ def warm_up(work: Work) -> None:
     for module in ("peft", "accelerate", "safetensors.torch", "transformers.generation"):
         importlib.import_module(module)
     importlib.import_module(f"transformers.models.{work.base.config.get('model_type', 'auto')}")
-    gc.collect()
+    give_back()
 
 
 def micro_batches(work: Work) -> list[list[Example]]:
