@@ -13,10 +13,8 @@ from adaptery.serving.config import ServeConfig
 if TYPE_CHECKING:
     from adaptery.serving.engine import Engine
 
-FLAGS = {
-    "--api-key" if key == "api_keys" else f"--{key.replace('_', '-')}": key
-    for key in ServeConfig.model_fields
-}
+REPEATED = {"api_keys": "--api-key", "pins": "--pin"}
+FLAGS = {REPEATED.get(key, f"--{key.replace('_', '-')}"): key for key in ServeConfig.model_fields}
 
 
 @click.command("serve")

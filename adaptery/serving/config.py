@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import ByteSize, Field, SecretStr, field_validator
 
 from adaptery.config import Config
 
@@ -36,7 +36,10 @@ class ServeConfig(Config):
     ] = "auto"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        Field(description="Number format; auto is bfloat16 on CUDA and float32 elsewhere."),
+        Field(
+            description="Number format; auto is the base's own where the processor is fast in it, "
+            "else float32."
+        ),
     ] = "auto"
     threads: Annotated[
         int | None, Field(description="CPU threads of the engine (default: torch's choice).", ge=1)
@@ -54,14 +57,37 @@ class ServeConfig(Config):
     step_tokens: Annotated[
         int, Field(description="Tokens computed in one step; longer prompts take several.", ge=1)
     ] = 512
+    kv_memory: Annotated[
+        ByteSize | None,
+        Field(
+            description="Memory for keys and values, such as 2GB (default: --max-sequences times "
+            "--max-context tokens, at most half of what is free).",
+            gt=0,
+        ),
+    ] = None
+    prefix_cache: Annotated[
+        bool, Field(description="Keep keys and values of prompts for requests that begin alike.")
+    ] = True
+    adapter_memory: Annotated[
+        ByteSize | None,
+        Field(
+            description="Memory for adapters, such as 512MB; the least recently used goes "
+            "(default: a quarter of what is free).",
+            gt=0,
+        ),
+    ] = None
     max_adapters: Annotated[
-        int, Field(description="Versions kept in memory; the least recently used goes.", ge=1)
-    ] = 32
+        int, Field(description="Versions in memory, also if more have room.", ge=1)
+    ] = 256
+    pins: Annotated[
+        tuple[str, ...],
+        Field(description="Models whose adapters are loaded at start and stay in memory."),
+    ] = ()
     drain_seconds: Annotated[
         int, Field(description="How long requests may take to finish at shutdown.", ge=0)
     ] = 30
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("api_keys", "pins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         """A variable holds several keys with commas between them."""
