@@ -83,6 +83,9 @@ class Engine(Protocol):
     async def unload(self, name: str) -> None:
         """Forget the version `name` once no request uses it."""
 
+    async def pin(self, names: frozenset[str]) -> None:
+        """Keep these of the loaded versions in memory, and no others for that reason alone."""
+
     def loaded(self) -> frozenset[str]:
         """The versions held now."""
 
