@@ -5,11 +5,20 @@ needs are read, those without influence on the result are listed; any other must
 """
 
 import json
+import re
 from math import sqrt
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from adaptery.errors import InvalidAdapter
 
@@ -70,6 +79,23 @@ class Declaration(BaseModel):
             if key not in IDLE and (value is not None if key in known else value)
         }
 
+    @field_validator("target_modules")
+    @classmethod
+    def in_order(cls, value: Names) -> Names:
+        """PEFT writes a set, in any order."""
+        return value if isinstance(value, str) else sorted(value)
+
+    @model_validator(mode="after")
+    def without_idle_layers(self) -> Self:
+        """As PEFT, refuse numbers and names of layers where nothing would heed them."""
+        heeded = isinstance(self.target_modules, list)
+        for field in ("layers_to_transform", "layers_pattern"):
+            if getattr(self, field) is not None and not heeded:
+                raise ValueError(f"{field} needs target_modules to be a list")
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise ValueError("layers_pattern needs layers_to_transform")
+        return self
+
     def rank(self, module: str) -> int:
         """The rank of the layer `module`."""
         return self.rank_pattern.get(matching(self.rank_pattern, module), self.r)
@@ -80,26 +106,42 @@ class Declaration(BaseModel):
         return alpha / (sqrt(self.rank(module)) if self.use_rslora else self.rank(module))
 
     def targets(self, modules: list[str]) -> set[str]:
-        """Those of the layers `modules` that the adapter changes, by PEFT's own rules."""
-        from peft import LoraConfig
-        from peft.tuners.tuners_utils import check_target_module_exists
+        """Those of the layers `modules` that the adapter changes, by PEFT's rules."""
+        return {module for module in modules if self._targets(module)}
 
+    def _targets(self, module: str) -> bool:
+        if self.exclude_modules and named(self.exclude_modules, module):
+            return False
         if self.target_modules == "all-linear":
-            return set(modules)
-        rules = LoraConfig(
-            target_modules=self.target_modules,
-            exclude_modules=self.exclude_modules,
-            layers_to_transform=self.layers_to_transform,
-            layers_pattern=self.layers_pattern,
-        )
-        return {module for module in modules if check_target_module_exists(rules, module)}
+            return True
+        if isinstance(self.target_modules, list) and module in self.target_modules:
+            return True  # by its full name, in whichever layer
+        return named(self.target_modules, module) and self._is_in_layer(module)
+
+    def _is_in_layer(self, module: str) -> bool:
+        """Whether the number of the layer that `module` is in is among those to transform."""
+        wanted = self.layers_to_transform
+        if wanted is None or wanted == []:
+            return True
+        patterns = self.layers_pattern or [r"[^.]*"]
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            start = r".*?\." if not self.layers_pattern else r"(?:^|.*?\.)"
+            if match := re.match(rf"{start}{pattern}\.(?P<idx>\d+)\.", module):
+                return int(match["idx"]) in ([wanted] if isinstance(wanted, int) else wanted)
+        return False
+
+
+def named(names: Names, module: str) -> bool:
+    """Whether one text matches `module` as a pattern, or one of several is the end of its name."""
+    if isinstance(names, str):
+        return re.fullmatch(names, module) is not None
+    return module in names or any(module.endswith(f".{name}") for name in names)
 
 
 def matching(patterns: dict[str, Any], module: str) -> str:
-    """The pattern that PEFT applies to `module`."""
-    from peft.utils.other import get_pattern_key
-
-    return str(get_pattern_key(list(patterns), module))
+    """The pattern that applies to `module`: the first that fits the end of its name."""
+    fitting = (p for p in patterns if re.match(rf"(.*\.)?({p})$", module))
+    return next(fitting, module)
 
 
 def read_declaration(directory: Path) -> Declaration:
@@ -126,6 +168,8 @@ def refuse_head(values: Any) -> None:
 
 def complaint(error: Any) -> str:
     """One of pydantic's errors, with the field and its value."""
+    if not error["loc"]:
+        return str(error["msg"]).removeprefix("Value error, ")
     field, value = ".".join(map(str, error["loc"][:1])), repr(error["input"])
     if error["type"] == "extra_forbidden":
         way_out = "`adapters merge` folds it into the base"

@@ -110,7 +110,7 @@ def set_tensor(key: str, value: torch.Tensor):
         (set_tensor(f"{Q0}.lora_A.weight", torch.ones(3, 64)), "shape"),
         (set_tensor(f"{Q0}.lora_A.weight", torch.full((2, 64), float("nan"))), "not finite"),
         (set_tensor(f"{Q0}.lora_B.weight", torch.full((64, 2), float("inf"))), "not finite"),
-        (set_tensor(f"{Q0}.lora_A.weight", torch.ones(2, 64, dtype=torch.int32)), "int32"),
+        (set_tensor(f"{Q0}.lora_A.weight", torch.ones(2, 64, dtype=torch.int32)), "I32"),
         (set_tensor("base_model.model.lm_head.weight", torch.ones(2)), "not a LoRA matrix"),
         (set_tensor(f"{Q0}.lora_magnitude_vector", torch.ones(2)), "not a LoRA matrix"),
         (set_tensor("whatever", torch.ones(2)), "not a LoRA matrix"),
