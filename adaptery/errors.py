@@ -22,7 +22,8 @@
     │   ├── Conflict                     1   somebody else was first; look again and retry
     │   └── RemoteError                  1   the Hub, a database or an object store said no
     ├── EngineError                      1   the engine could not finish a request
-    │   └── NotReady                     1   it is still loading, or must be restarted
+    │   ├── NotReady                     1   it is still loading, or being restarted
+    │   └── Overloaded                   1   too many requests wait already
     ├── PluginError                      1   two plugins claim one name, or one broke its contract
     └── Interrupted                    130   stopped by the user; the message says how to resume
 """
@@ -124,6 +125,10 @@ class EngineError(AdapteryError):
 
 
 class NotReady(EngineError):
+    pass
+
+
+class Overloaded(EngineError):
     pass
 
 

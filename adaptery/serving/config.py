@@ -42,11 +42,15 @@ class ServeConfig(Config):
         ),
     ] = "auto"
     threads: Annotated[
-        int | None, Field(description="CPU threads of the engine (default: torch's choice).", ge=1)
+        int | None,
+        Field(description="CPU threads of the engine (default: all cores it may use).", ge=1),
     ] = None
     max_sequences: Annotated[
         int, Field(description="Requests computed at the same time; others wait.", ge=1)
     ] = 16
+    max_waiting: Annotated[
+        int, Field(description="Requests that may wait; further ones are refused.", ge=0)
+    ] = 1024
     max_context: Annotated[
         int | None,
         Field(

@@ -16,6 +16,7 @@ from adaptery.errors import (
     EngineError,
     InvalidAdapter,
     NotReady,
+    Overloaded,
     ReferenceNotFound,
     RegistryError,
     UsageError,
@@ -45,6 +46,7 @@ KINDS = (
     Kind(UsageError, 400, BAD_REQUEST),
     Kind(RegistryError, 503, OUR_FAULT, "registry_unavailable"),
     Kind(NotReady, 503, OUR_FAULT, "not_ready"),
+    Kind(Overloaded, 503, OUR_FAULT, "overloaded"),
     Kind(EngineError, 500, OUR_FAULT, "engine_error"),
     Kind(AdapteryError, 500, OUR_FAULT),
 )
@@ -69,7 +71,7 @@ def describe(error: AdapteryError) -> tuple[int, dict[str, Any], Mapping[str, st
 async def on_our_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, AdapteryError)
     status, body, headers = describe(error)
-    if status >= 500 and not isinstance(error, NotReady):
+    if status >= 500 and not isinstance(error, NotReady | Overloaded):
         log.error("%s %s: %s", request.method, request.url.path, error)
     return JSONResponse(body, status, headers=dict(headers))
 
