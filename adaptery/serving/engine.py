@@ -10,15 +10,30 @@ from pathlib import Path
 from typing import Protocol
 
 from adaptery.base_model import LocalBase
+from adaptery.serving.grammar import Grammar
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How to choose tokens. `temperature` 0 is greedy; `seed` makes the choice repeatable.
+    """How to choose tokens. What is obeyed, in this order:
+
+    1. `logit_bias`: token → number added to its score.
+    2. `repetition_penalty` over the tokens of prompt and answer, as in transformers and vLLM;
+       `frequency_penalty` and `presence_penalty` over those of the answer, as OpenAI has them.
+    3. `grammar`: only tokens with which the answer can still match it.
+    4. `min_tokens`: no end of the answer before; stop strings do not count before either.
+    5. `temperature`; 0 takes the best and ends here.
+    6. `top_k` most likely tokens (0: all; those as likely as the last stay too), the fewest that
+       together have `top_p`, those at least `min_p` times as likely as the best; each of what the
+       one before has left.
+
+    `seed` makes the choice repeatable, whoever else is in the batch. The answer ends at the base's
+    end tokens (unless `ignore_eos`), at `stop_token_ids`, at `stop` strings, when its grammar is
+    complete, and at `max_tokens`.
 
     `logprobs` asks for that many top log-probabilities (nats) beside the chosen token's own;
     None asks for none at all. `scored` are tokens whose log-probabilities are wanted whatever is
-    chosen, such as label words.
+    chosen, such as label words. All are of the model's own distribution, before step 1.
     """
 
     max_tokens: int
@@ -28,6 +43,16 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     scored: tuple[int, ...] = ()
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True)
