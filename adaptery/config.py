@@ -18,6 +18,13 @@ from adaptery.errors import ConfigError, join, suggest
 ENVIRONMENT_PREFIX = "ADAPTERS_"
 
 
+def cache_directory() -> Path:
+    """Where this machine keeps what it can have again: $ADAPTERS_CACHE, else the user's cache."""
+    chosen = os.environ.get("ADAPTERS_CACHE")
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(chosen or f"{caches}/adaptery").expanduser()
+
+
 class Config(BaseModel):
     """A frozen group of options; unknown keys are errors."""
 

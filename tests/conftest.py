@@ -21,11 +21,20 @@ if TYPE_CHECKING:
     from tests.peers.s3 import S3Peer
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is kept in the developer's cache, and nothing found there."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("ADAPTERS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No `ADAPTERS_…` variable of the shell that runs the tests."""
     for name in [name for name in os.environ if name.startswith("ADAPTERS_")]:
-        monkeypatch.delenv(name)
+        if name != "ADAPTERS_CACHE":
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")

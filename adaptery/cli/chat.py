@@ -107,7 +107,7 @@ class Chat:
         try:
             with stderr().status(f"loading {self.version} …"):
                 await self.engine.start()
-            async with Residency(self.engine, self.store, 1).hold(self.version) as directory:
+            async with Residency(self.engine, self.store).hold(self.version) as directory:
                 template = chat_template(directory)
                 for question in asked:
                     self.add("user", question)

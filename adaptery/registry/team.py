@@ -19,10 +19,11 @@ from urllib.parse import quote, urlencode
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from adaptery.config import cache_directory
 from adaptery.errors import CorruptFile, InvalidName
 from adaptery.registry.files.base import Blobs
 from adaptery.registry.files.blobs import BlobStore
-from adaptery.registry.files.cache import cache_directory, sweep_cache
+from adaptery.registry.files.cache import sweep_cache
 from adaptery.registry.files.objects import ObjectBlobs, without_password
 from adaptery.registry.reports import Leftovers
 from adaptery.registry.sql.database import Database

@@ -4,7 +4,9 @@ engine.py     what an engine is (torch/ holds the embedded one)
 config.py     how a server is run
 router.py     which model a request goes to
 resolver.py   a model name → an immutable version, once per request
-residency.py  which versions the engine holds; a version is proven before it answers
+residency.py  which versions the engine knows; a version is proven before it answers
+proofs.py     which versions have been proven, kept between starts
+pins.py       models whose versions are at hand from the start
 probe.py      does the engine answer as the trained model did?
 prompts.py    messages and text → tokens
 api/          the HTTP application

@@ -4,6 +4,7 @@ A version carries a few prompts with the trained model's most likely next tokens
 base alone gives to them. Replayed through the engine, they tell whether the adapter is applied.
 """
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
@@ -33,7 +34,9 @@ async def replay(engine: Engine, version: Version) -> None:
     if not fitting:
         log.warning("%s has no probe that fits here; it is served without a check.", version)
         return
-    answers = [await next_scores(engine, version.engine_name, p.token_ids) for p in fitting]
+    answers = await asyncio.gather(
+        *[next_scores(engine, version.engine_name, prompt.token_ids) for prompt in fitting]
+    )
     distance, change = distances(fitting, answers)
     allowed = max(ROUNDING, SHARE * change)
     if not distance <= allowed:

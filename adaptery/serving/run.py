@@ -1,28 +1,19 @@
 """A process that serves: the port first, then the model, then requests until it is told to stop."""
 
 import asyncio
-import logging
-import signal
 import socket
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-
-import uvicorn
+from collections.abc import Awaitable, Callable
 
 from adaptery.errors import AddressInUse
-from adaptery.serving.api import create_app
 from adaptery.serving.config import ServeConfig
 from adaptery.serving.engine import Engine
 from adaptery.serving.router import Router
 from adaptery.types import VersionSource
 
-log = logging.getLogger(__name__)
-
 
 def serve(
     config: ServeConfig,
-    registry: VersionSource,
+    open_registry: Callable[[], VersionSource],
     make_engine: Callable[[], Engine],
     router: Router | None = None,
 ) -> None:
@@ -32,10 +23,10 @@ def serve(
 
     Raises:
         AddressInUse: the port is taken; nothing was loaded.
-        AdapteryError: the engine could not start.
+        AdapteryError: the engine could not start, or there is no such registry.
     """
     with bind(config.host, config.port) as listener:
-        asyncio.run(serve_on(listener, config, registry, make_engine(), router))
+        asyncio.run(serve_on(listener, config, open_registry, make_engine(), router))
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -53,66 +44,33 @@ def bind(host: str, port: int) -> socket.socket:
 async def serve_on(
     listener: socket.socket,
     config: ServeConfig,
-    registry: VersionSource,
+    open_registry: Callable[[], VersionSource],
     engine: Engine,
     router: Router | None = None,
 ) -> None:
     """Serve on a socket until told to stop. `/health` answers while the model is loading."""
-    server = Server(
-        uvicorn.Config(
-            create_app(engine, registry, config, router),
-            log_level="warning",
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=config.drain_seconds,
-        )
-    )
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    starting = asyncio.create_task(engine.start())
+    tasks = [asyncio.create_task(engine.start())]
     try:
-        await asyncio.wait({serving, starting}, return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            starting.result()
-            announce(listener, config)
-        await serving
+        await asyncio.sleep(0)  # the engine begins; the rest is imported beside it
+        from adaptery.serving.api import create_app
+        from adaptery.serving.server import Server, announce
+
+        app = create_app(engine, open_registry(), config, router)
+        tasks.append(asyncio.create_task(after(tasks[0], app.state.service.pins.start)))
+        async with Server(app, config).running(listener) as serving:
+            await asyncio.wait({serving, tasks[1]}, return_when=asyncio.FIRST_COMPLETED)
+            if tasks[1].done():
+                tasks[1].result()
+                announce(listener, config, engine)
+            await serving
     finally:
-        server.should_exit = True
-        await asyncio.gather(serving, return_exceptions=True)
-        await asyncio.gather(starting, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await engine.close()
 
 
-def announce(listener: socket.socket, config: ServeConfig) -> None:
-    """Say where the server is, for people and for scripts that wait for it."""
-    host, port = listener.getsockname()[:2]
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    name = config.served_name or config.base
-    print(f"Serving {name} and its adapters at http://{where}/v1", file=sys.stderr, flush=True)
-    if not config.api_keys and host not in ("127.0.0.1", "::1"):
-        log.warning("Everyone who reaches %s can ask: there is no --api-key.", where)
-
-
-class Server(uvicorn.Server):
-    """Stops in order at the first signal and at once at the second, and then returns.
-
-    uvicorn's own would raise the signal again after its shutdown, and so end the process before
-    the engine is closed.
-    """
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        signals = (signal.SIGINT, signal.SIGTERM)
-        with suppress(NotImplementedError, RuntimeError, ValueError):  # not in the main thread
-            for number in signals:
-                loop.add_signal_handler(number, self.stop)
-        try:
-            yield
-        finally:
-            for number in signals:
-                loop.remove_signal_handler(number)
-
-    def stop(self) -> None:
-        """Finish what is in flight; when asked again, do not."""
-        self.force_exit = self.should_exit
-        self.should_exit = True
+async def after(first: Awaitable[None], then: Callable[[], Awaitable[None]]) -> None:
+    """Both, one after the other."""
+    await first
+    await then()

@@ -1,19 +1,10 @@
-"""Where this machine keeps what it has downloaded."""
+"""What this machine keeps of what it has downloaded."""
 
-import os
 import time
 from contextlib import suppress
-from pathlib import Path
 
 from adaptery.registry.files.blobs import BlobStore
 from adaptery.registry.reports import Leftovers
-
-
-def cache_directory() -> Path:
-    """Where downloads are kept: $ADAPTERS_CACHE, else `adaptery` in the user's cache directory."""
-    chosen = os.environ.get("ADAPTERS_CACHE")
-    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(chosen or f"{caches}/adaptery").expanduser()
 
 
 def sweep_cache(cache: BlobStore, grace: float, *, dry_run: bool) -> Leftovers:

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
+from adaptery.config import cache_directory
 from adaptery.errors import CorruptFile, InvalidName, ReferenceNotFound, join
 from adaptery.registry.files.blobs import BlobStore
-from adaptery.registry.files.cache import cache_directory, sweep_cache
+from adaptery.registry.files.cache import sweep_cache
 from adaptery.registry.hub.card import TAG
 from adaptery.registry.hub.checks import check_commits, check_manifest
 from adaptery.registry.hub.client import HubClient

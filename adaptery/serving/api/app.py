@@ -25,7 +25,7 @@ def create_app(
     for answers get 503.
     """
     app = FastAPI(title="adaptery", docs_url="/docs", redoc_url=None)
-    service = Service(engine, registry, config, router or ByName())
+    service = app.state.service = Service(engine, registry, config, router or ByName())
     kinds = (chat_routes, completion_routes, classify_routes, model_routes, status_routes)
     for routes in kinds:
         app.include_router(routes(service))

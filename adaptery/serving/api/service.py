@@ -7,6 +7,8 @@ from adaptery.errors import NotReady
 from adaptery.serving.api.metrics import Metrics
 from adaptery.serving.config import ServeConfig
 from adaptery.serving.engine import Engine
+from adaptery.serving.pins import Pins
+from adaptery.serving.proofs import open_proofs
 from adaptery.serving.residency import Residency
 from adaptery.serving.resolver import Resolver
 from adaptery.serving.router import Router
@@ -23,20 +25,24 @@ class Service:
         self.base = engine.base
         self.registry = registry
         self.resolver = Resolver(registry, engine.base, config.served_name or config.base)
-        self.residency = Residency(engine, registry, config.max_adapters)
-        self.metrics = Metrics()
+        proofs = open_proofs(config, engine.base.identity.digest)
+        self.residency = Residency(engine, registry, proofs=proofs)
+        self.pins = Pins(config.pins, self.resolver, self.residency, engine)
+        self.metrics = Metrics(engine)
         self._router = router
 
     def require_ready(self) -> None:
         """Do nothing if the engine answers. Raises `NotReady`."""
-        if not self.engine.healthy:
+        if not self.engine.healthy or not self.pins.ready:
             raise NotReady("The engine is not ready. Ask /ready until it is, then try again.")
 
     async def route(
         self, model: str, body: Mapping[str, Any], headers: Mapping[str, str]
     ) -> "Target":
         """What answers this request; decided once."""
-        version = await self.resolver.resolve(self._router.route(model, body, headers))
+        chosen = self._router.route(model, body, headers)
+        version = await self.resolver.resolve(chosen)
+        self.pins.saw(chosen, version)
         return Target(version, self.resolver.base_name)
 
 

@@ -57,7 +57,7 @@ class AdapterStore:
         self._ahead: tuple[str, ...] = ()
         self._pins: frozenset[str] = frozenset()
         self._busy = 0  # readers at work
-        self._starving = False
+        self._starving = 0
         self._closed = False
         self._decided: list[tuple[Future[None], Exception | None]] = []
 
@@ -165,8 +165,8 @@ class AdapterStore:
                     self._residents.touch(self._entries[name])
 
     @property
-    def starving(self) -> bool:
-        """Whether a version that is asked for cannot come because all that are there are in use."""
+    def starving(self) -> int:
+        """How many versions that are asked for cannot come because all that are there are in use."""
         return self._starving
 
     @property
@@ -206,12 +206,12 @@ class AdapterStore:
 
     def _advance(self) -> None:
         """Begin to read whatever can be read now; what is asked for strictly in its order."""
-        self._starving = False
+        self._starving = 0
         for entry in list(self._queue):
             if self._busy == READERS or self._closed:
                 return
             if entry.nbytes and not self._residents.take(entry, self._movable(entry)):
-                self._starving = not self._busy
+                self._starving = 0 if self._busy else len(self._queue)
                 return
             del self._queue[entry]
             self._begin(entry)
