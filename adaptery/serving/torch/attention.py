@@ -14,38 +14,56 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from adaptery.errors import UsageError
-from adaptery.serving.torch.cache import SlotCache
+from adaptery.serving.torch.cache import KeyValueCache
 
 NAME = "adaptery"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False)
 class Span:
-    """Rows `begin` to `end` of the batch: tokens of one sequence, from its position `start` on.
+    """Consecutive rows of the batch: `count` new tokens of each of some sequences.
 
-    `mask` (tokens, positions) says which positions each token sees; None where simpler rules do.
+    Args:
+        begin: the first row.
+        starts: positions of the first new token, (sequences,).
+        table: numbers of the sequences' blocks, (sequences, blocks).
+        fresh: whether nothing comes before the new tokens; then the cache need not be read.
     """
 
     begin: int
-    end: int
-    slot: int
-    start: int
-    mask: Tensor | None = field(default=None, repr=False)
+    count: int
+    starts: Tensor
+    table: Tensor
+    fresh: bool
+    _masks: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict)
+
+    @property
+    def end(self) -> int:
+        """The row after the last."""
+        return self.begin + self.count * len(self.starts)
+
+    def mask(self, keys: int, window: int | None, like: Tensor) -> Tensor:
+        """What is added to scores, (sequences, 1, count, keys): 0, or -inf for what is not seen.
+
+        A token sees itself and what comes before, at most `window` tokens. Made once per step.
+        """
+        key = (window, like.dtype)
+        if key not in self._masks:
+            new = self.starts[:, None] + torch.arange(self.count, device=like.device)
+            behind = new[:, :, None] - torch.arange(keys, device=like.device)
+            unseen = behind < 0 if window is None else (behind < 0) | (behind >= window)
+            zero = torch.zeros(unseen.shape, dtype=like.dtype, device=like.device)
+            self._masks[key] = zero.masked_fill_(unseen, -torch.inf)[:, None]
+        return self._masks[key]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The rows of one step and where their keys and values are kept."""
+    """The rows of one step, and the places in the cache of their keys and values, (tokens,)."""
 
     spans: tuple[Span, ...]
-    cache: SlotCache
-
-
-def causal_mask(tokens: int, start: int, device: torch.device) -> Tensor | None:
-    """Who sees whom when `tokens` new ones follow `start` old ones; None if no mask is needed."""
-    if tokens == 1 or start == 0:
-        return None
-    return torch.ones(tokens, start + tokens, dtype=torch.bool, device=device).tril(start)
+    places: Tensor
+    cache: KeyValueCache
 
 
 def attend(
@@ -75,43 +93,74 @@ def attend(
     Raises:
         UsageError: the layer asks for a kind of attention that is not computed here.
     """
-    if sliding_window is not None and sliding_window < batch.cache.context:
-        raise UsageError(
-            f"its attention window of {sliding_window:,} tokens is shorter than the context of "
-            f"{batch.cache.context:,}; give --max-context {sliding_window} or less"
-        )
-    if softcap is not None or s_aux is not None or position_bias is not None:
-        raise UsageError("its attention caps or biases scores, or has sinks")
+    if s_aux is not None or position_bias is not None:
+        raise UsageError("its attention biases scores or has sinks")
     layer: Any = module.layer_idx
+    batch.cache.write(layer, batch.places, key[0], value[0])
     rows = []
     for span in batch.spans:
-        new = slice(span.begin, span.end)
-        keys, values = batch.cache.append(
-            layer, span.slot, span.start, key[0, :, new], value[0, :, new]
-        )
-        rows.append(attend_one(query[:, :, new], keys[None], values[None], span, scaling))
-    return torch.cat(rows, dim=2).transpose(1, 2), None
+        if span.fresh and len(span.starts) == 1:
+            keys, values = (t[:, :, span.begin : span.end] for t in (key, value))
+        else:
+            keys, values = batch.cache.read(layer, span.table)
+        rows.append(look(query[0], keys, values, span, scaling, sliding_window, softcap))
+    return (rows[0] if len(rows) == 1 else torch.cat(rows))[None], None
 
 
-def attend_one(
-    query: Tensor, keys: Tensor, values: Tensor, span: Span, scaling: float | None
+def look(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    span: Span,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
 ) -> Tensor:
-    """Attention of one sequence's new tokens; shapes as in `attend`."""
-    heads, tokens = query.shape[1:3]
-    if tokens == 1:
+    """Attention of a span's tokens.
+
+    Args:
+        query: (heads, tokens of the batch, head size).
+        keys, values: (sequences, key-value heads, tokens, head size).
+
+    Returns:
+        (tokens of the span, heads, head size).
+    """
+    sequences, groups = keys.shape[:2]
+    heads, _, size = query.shape
+    mine = query[:, span.begin : span.end].view(heads, sequences, span.count, size).transpose(0, 1)
+    if span.fresh and sequences == 1 and softcap is None and (window or span.count) >= span.count:
+        seen = scaled_dot_product_attention(
+            mine, keys, values, is_causal=True, scale=scaling, enable_gqa=heads != groups
+        )
+        return seen[0].transpose(0, 1)
+    mask = span.mask(keys.shape[2], window, mine)
+    if span.count == 1:
         # All heads that share a key-value head ask the same keys: ask together, copy nothing.
-        grouped = query.reshape(1, keys.shape[1], -1, query.shape[3])
-        seen = scaled_dot_product_attention(grouped, keys, values, scale=scaling)
-        return seen.reshape(1, heads, 1, -1)
-    return scaled_dot_product_attention(
-        query,
-        keys,
-        values,
-        attn_mask=span.mask,
-        is_causal=span.start == 0,
-        scale=scaling,
-        enable_gqa=heads != keys.shape[1],
-    )
+        mine = mine.reshape(sequences, groups, heads // groups, size)
+    seen = dot_product(mine, keys, values, mask, scaling, softcap)
+    seen = seen.reshape(sequences, heads, span.count, -1)
+    return seen.transpose(1, 2).flatten(0, 1)
+
+
+def dot_product(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    scaling: float | None,
+    softcap: float | None,
+) -> Tensor:
+    """Attention whose scores are first squeezed to between -`softcap` and `softcap`, if given."""
+    shared = query.shape[1] // keys.shape[1]
+    if softcap is None:
+        return scaled_dot_product_attention(
+            query, keys, values, attn_mask=mask, scale=scaling, enable_gqa=shared > 1
+        )
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    keys, values = (t.repeat_interleave(shared, dim=1) for t in (keys, values))
+    scores = (query @ keys.transpose(2, 3)) * scale
+    scores = (scores / softcap).tanh() * softcap + mask
+    return scores.softmax(-1, dtype=torch.float32).to(query.dtype) @ values
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, attend)

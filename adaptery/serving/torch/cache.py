@@ -1,83 +1,101 @@
-"""Keys and values of all sequences: one slot each, as long as the longest context allowed."""
+"""Keys and values of all sequences, in blocks of a fixed number of tokens."""
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from adaptery.errors import DoesNotFit
-from adaptery.serving.torch.memory import available_memory, gigabytes
+from adaptery.serving.torch.blocks import BLOCK
+from adaptery.serving.torch.memory import gigabytes, zeros
 
 
-class SlotCache:
-    """Per layer, keys and values of shape (slots, heads, context, head size).
+class KeyValueCache:
+    """Per layer, keys and values of shape (blocks + 1, BLOCK, heads, head size).
 
-    A slot belongs to one sequence at a time and is read only as far as that sequence has written
-    it, so nothing is cleared in between and nothing of another sequence can be seen.
+    What a sequence reads beyond its own end is masked, and masked numbers are harmless if they are
+    finite. So memory is zero at first, what was not seen to be finite is cleared before another
+    sequence gets it, and the last block, which fills up short tables, belongs to nobody.
     """
 
-    def __init__(self, slots: int, context: int) -> None:
-        self.slots = slots
-        self.context = context
+    def __init__(self, blocks: int) -> None:
+        self.blocks = blocks
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
-        self._free = list(reversed(range(slots)))
+        self._scratch: dict[int, Tensor] = {}
 
     @property
-    def free(self) -> int:
-        """Slots that no sequence has."""
-        return len(self._free)
+    def nobodys(self) -> int:
+        """The block that is always zero."""
+        return self.blocks
 
-    def take(self) -> int:
-        """A free slot."""
-        return self._free.pop()
+    def write(self, layer: int, places: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Put new keys and values, each (heads, tokens, head size), to `places` (tokens,).
 
-    def give_back(self, slot: int) -> None:
-        """Let another sequence have `slot`."""
-        self._free.append(slot)
-
-    def append(
-        self, layer: int, slot: int, start: int, keys: Tensor, values: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Write new keys and values, each (heads, tokens, head size), from position `start` on.
-
-        Returns:
-            All keys and values of the slot's sequence up to and including the new ones.
+        A place is a block's number times BLOCK, plus the token's position in the block.
         """
         if layer not in self._layers:
             self._layers[layer] = (self._room(keys), self._room(values))
-        end = start + keys.shape[1]
-        all_keys, all_values = (room[slot, :, :end] for room in self._layers[layer])
-        all_keys[:, start:] = keys
-        all_values[:, start:] = values
-        return all_keys, all_values
+        for room, new in zip(self._layers[layer], (keys, values), strict=True):
+            room.flatten(0, 1).index_copy_(0, places, new.transpose(0, 1))
 
-    def resized(self, slots: int, context: int) -> "SlotCache":
-        """An empty cache for the same layers, all memory taken at once.
+    def read(self, layer: int, table: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of sequences whose blocks are the rows of `table` (sequences, blocks).
+
+        Returns:
+            Two tensors (sequences, heads, tokens, head size), valid until the next reading.
+        """
+        keys, values = (
+            self._gather(side, room, table) for side, room in enumerate(self._layers[layer])
+        )
+        return keys, values
+
+    def clear(self, blocks: Iterable[int]) -> None:
+        """Make what `blocks` hold zero."""
+        chosen = list(blocks)
+        for pair in self._layers.values():
+            for room in pair:
+                room[chosen] = 0
+
+    def bytes_per_token(self) -> int:
+        """Of keys and values in all layers. Known once every layer has been written to."""
+        rooms = [room for pair in self._layers.values() for room in pair]
+        return sum(room[0, 0].numel() * room.element_size() for room in rooms)
+
+    def resized(self, blocks: int) -> "KeyValueCache":
+        """An empty cache for the same layers.
 
         Raises:
             DoesNotFit: there is not so much memory.
         """
-        self._require(slots * context)
-        cache = SlotCache(slots, context)
+        cache = KeyValueCache(blocks)
         try:
-            cache._layers = {
-                layer: (cache._room(keys[0]), cache._room(values[0]))
-                for layer, (keys, values) in self._layers.items()
-            }
+            for layer, pair in self._layers.items():
+                keys, values = (cache._room(room[0].transpose(0, 1)) for room in pair)
+                cache._layers[layer] = keys, values
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-            raise DoesNotFit(f"The key-value cache could not be allocated: {error}") from error
+            size = gigabytes(self.bytes_per_token() * blocks * BLOCK)
+            raise DoesNotFit(
+                f"The key-value cache of {size} could not be allocated: {error}. "
+                "Lower --kv-memory, --max-sequences or --max-context."
+            ) from error
         return cache
 
     def _room(self, like: Tensor) -> Tensor:
         """Memory for a layer whose heads and head size are as in `like` (heads, any, head size)."""
-        heads, _, size = like.shape
-        shape = (self.slots, heads, self.context, size)
-        return torch.empty(shape, dtype=like.dtype, device=like.device)
+        heads, _, width = like.shape
+        shape = (self.blocks + 1, BLOCK, heads, width)
+        return zeros(shape, like.dtype, like.device)
 
-    def _require(self, tokens: int) -> None:
-        rooms = [room for pair in self._layers.values() for room in pair]
-        per_token = sum(room.shape[1] * room.shape[3] * room.element_size() for room in rooms)
-        available = available_memory(rooms[0].device)
-        if per_token * tokens > available:
-            raise DoesNotFit(
-                f"The key-value cache for {tokens:,} tokens needs {gigabytes(per_token * tokens)}, "
-                f"but {gigabytes(available)} are free. Lower --max-sequences or --max-context."
-            )
+    def _gather(self, side: int, room: Tensor, table: Tensor) -> Tensor:
+        sequences, blocks = table.shape
+        _, size, heads, width = room.shape
+        out = self._scratch_for(side, room, table.numel())
+        torch.index_select(room, 0, table.flatten(), out=out)
+        return out.view(sequences, blocks * size, heads, width).transpose(1, 2)
+
+    def _scratch_for(self, side: int, room: Tensor, blocks: int) -> Tensor:
+        """Memory to gather in: the same for all layers, so that it stays in the CPU's cache."""
+        size = blocks * room[0].numel()
+        if side not in self._scratch or self._scratch[side].numel() < size:
+            self._scratch[side] = room.new_empty(size)
+        return self._scratch[side][:size].view(blocks, *room.shape[1:])

@@ -1,110 +1,93 @@
-"""The thread that takes step after step, apart from the event loop that serves HTTP."""
+"""Step after step: pieces of requests in, chunks of answers out."""
 
-import logging
-import threading
+from collections.abc import Callable
+from enum import Enum
 from queue import Empty, SimpleQueue
-
-from torch import Tensor
+from time import perf_counter
 
 from adaptery.errors import EngineError
+from adaptery.serving.engine import Chunk
+from adaptery.serving.torch.answer import choose
 from adaptery.serving.torch.runner import Runner
 from adaptery.serving.torch.scheduler import Scheduler
 from adaptery.serving.torch.sequence import Piece, Request
 
-log = logging.getLogger(__name__)
+
+class Word(Enum):
+    """What the loop can be told beside requests."""
+
+    LOOK = "something may have become possible"
+    STOP = "end after the step under way"
 
 
 class StepLoop:
-    """Takes requests from any thread. If a step fails all requests end with an `EngineError`."""
+    """Runs in the thread that calls `run`, and is told things by any other.
 
-    def __init__(self, runner: Runner, scheduler: Scheduler) -> None:
+    `flush` is called at the end of each step, when all its chunks are delivered.
+    """
+
+    def __init__(
+        self, runner: Runner, scheduler: Scheduler, flush: Callable[[], None] = lambda: None
+    ) -> None:
         self._runner = runner
         self._scheduler = scheduler
-        self._inbox: SimpleQueue[Request | None] = SimpleQueue()
-        self._lock = threading.Lock()
-        self._ended: str | None = None
-        self._thread = threading.Thread(target=self._run, name="adaptery-steps", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    @property
-    def running(self) -> bool:
-        """Whether requests are still taken."""
-        return self._ended is None
+        self._flush = flush
+        self._inbox: SimpleQueue[Request | Word] = SimpleQueue()
+        self._stuck = False
 
     def submit(self, request: Request) -> None:
-        """Let `request` take part from the next step on. Raises `EngineError` if there is none."""
-        with self._lock:
-            if self._ended is not None:
-                raise EngineError(self._ended)
-            self._inbox.put(request)
+        """Let `request` take part from the next step on."""
+        self._inbox.put(request)
+
+    def wake(self) -> None:
+        """Look again: a request was cancelled, or an adapter has been read."""
+        self._inbox.put(Word.LOOK)
 
     def stop(self) -> None:
-        """End after the step under way, and wait for it."""
-        self._inbox.put(None)
-        self._thread.join()
+        """End after the step under way."""
+        self._inbox.put(Word.STOP)
 
-    def _run(self) -> None:
-        reason = "The engine was stopped."
-        try:
-            while self._receive():
-                self._step()
-        except Exception as error:
-            log.exception("A step of the engine failed.")
-            reason = f"The engine failed and must be restarted: {type(error).__name__}: {error}"
-        self._end(reason)
+    def run(self) -> None:
+        """Take steps until told to stop. Whatever makes a whole step fail is raised."""
+        while self._receive():
+            self._step()
 
     def _receive(self) -> bool:
-        """Take in new requests, waiting for one if there is nothing to do; False at the end."""
+        """Take in what has come, waiting for it if nothing can be computed; False at the end."""
+        wait = self._stuck or self._scheduler.idle
         while True:
             try:
-                request = self._inbox.get(block=not self._scheduler.requests)
+                item = self._inbox.get(block=wait)
             except Empty:
                 return True
-            if request is None:
+            wait = False
+            if item is Word.STOP:
                 return False
-            self._scheduler.add(request)
+            if isinstance(item, Request):
+                self._scheduler.add(item)
 
     def _step(self) -> None:
         pieces = self._scheduler.schedule()
-        if not pieces:
-            return
+        self._stuck = not pieces
+        if pieces:
+            self._compute(pieces)
+        self._flush()
+
+    def _compute(self, pieces: list[Piece[Request]]) -> None:
+        begin = perf_counter()
         logits = self._runner.run(pieces)
-        finished = [piece for piece in pieces if piece.last]
-        for piece in pieces:
-            piece.sequence.computed += piece.count
-        for piece, row in zip(finished, logits, strict=True):
-            self._answer(piece, row)
+        requests = [piece.sequence for piece in pieces if piece.last]
+        results = choose([request.answer for request in requests], logits)
+        self._scheduler.advance(pieces, perf_counter() - begin)
+        for request, result in zip(requests, results, strict=True):
+            self._settle(request, result)
 
-    def _answer(self, piece: Piece[Request], logits: Tensor) -> None:
-        """Choose a request's next token. Whatever goes wrong here ends this request alone."""
-        request = piece.sequence
-        try:
-            chunk = request.answer.next(logits)
-        except Exception as error:  # noqa: BLE001 it is delivered
-            self._scheduler.finish(request)
-            request.answer.deliver(as_engine_error(error))
-            return
-        request.ids.append(chunk.token)
-        if chunk.finish_reason is not None:
-            self._scheduler.finish(request)
-        request.answer.deliver(chunk)
-
-    def _end(self, reason: str) -> None:
-        with self._lock:
-            self._ended = reason
-        while not self._inbox.empty():
-            if (request := self._inbox.get()) is not None:
-                self._scheduler.add(request)
-        for request in self._scheduler.requests:
-            request.answer.deliver(EngineError(reason))
-
-
-def as_engine_error(error: Exception) -> EngineError:
-    """`error`, as the one kind that engines raise."""
-    if isinstance(error, EngineError):
-        return error
-    log.error("A request failed.", exc_info=error)
-    return EngineError(f"The request failed in the engine: {type(error).__name__}: {error}")
+    def _settle(self, request: Request, result: Chunk | EngineError) -> None:
+        """Let a request go on, or end it; then whoever waits for it may know."""
+        if isinstance(result, EngineError):
+            self._scheduler.finish(request, keep=False)
+        elif result.finish_reason is not None:
+            self._scheduler.finish(request, keep=True)
+        else:
+            self._scheduler.append(request, result.token)
+        request.answer.deliver(result)

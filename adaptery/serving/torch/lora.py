@@ -1,12 +1,22 @@
-"""Many adapters in one batch: each adds its low-rank update to its own rows, and to no others."""
+"""Many adapters in one batch: each adds its low-rank update to its own rows, and to no others.
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+What is computed, for the rows x of the batch that adapters answer: y = W x + B (m ∘ (A x)). A and B
+are the matrices of all active adapters, one after another, and the mask m leaves of A x what each
+row's own adapter gave. So a step costs two small products per layer however many adapters are in
+it. Rows of one adapter alone, as in a prompt, are multiplied by its own part of A and B.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch import Tensor
+
+from adaptery.serving.torch.memory import zeros
+
+SMALL = 300_000  # bytes of zeros that cost less to multiply by than a further product does
+SLACK = 1.25  # room for adapters to come, so that not every one of them moves all others
+PATIENCE = 4  # what of the arrangement may go unused: so many times what rearranging would copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,56 +34,168 @@ class Adapter:
     name: str
     layers: Mapping[str, Factors]
 
+    @property
+    def rank(self) -> int:
+        """The highest of its layers."""
+        return max(factors.a.shape[0] for factors in self.layers.values())
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Consecutive rows of the batch that one adapter answers."""
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its matrices."""
+        return sum(factors.a.nbytes + factors.b.nbytes for factors in self.layers.values())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Update:
+    """What `adapters` add to the rows `rows` of the batch, by their part `ranks` of the stacks.
+
+    `foreign` (ranks, 1, rows) is true where a rank belongs to another adapter than the row does;
+    None if all belong to one.
+    """
 
     rows: slice
-    adapter: Adapter
+    ranks: slice
+    adapters: frozenset[Adapter]
+    foreign: Tensor | None = None
+
+
+class Part:
+    """The matrices of some ranks of a stack, laid out for multiplication.
+
+    `a` (ranks of all members, inputs) stands on the left of its product and the few tokens on the
+    right, because oneDNN then reads it as it lies. `products` lists what follows: which rows of
+    the first product are multiplied by which `b`, and the columns of the output that get the sum.
+    """
+
+    def __init__(self, a: Tensor, b: Tensor, columns: Sequence[slice]) -> None:
+        members = len(columns)
+        self.a = a.flatten(0, 1)
+        if b.nbytes // members * (members - 1) < SMALL:
+            self.products = [(slice(None), slice(None), b.flatten(0, 1))]
+        else:
+            self.products = [
+                (slice(number, None, members), mine, b[:, number, mine])
+                for number, mine in enumerate(columns)
+            ]
+
+
+class Stack:
+    """A and B of all arranged adapters, for layers that are computed together from one input.
+
+    `a` (ranks, members, inputs) and `b` (ranks, members, outputs of all members), where `b` is
+    zero outside of the member's own outputs.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[str],
+        inputs: int,
+        outputs: Sequence[int],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.members = tuple(members)
+        self.inputs = inputs
+        ends = [sum(outputs[: i + 1]) for i in range(len(outputs))]
+        self.columns = [slice(end - size, end) for end, size in zip(ends, outputs, strict=True)]
+        self.outputs = ends[-1]
+        self._dtype, self._device = dtype, device
+        self.reserve(0)
+
+    def reserve(self, ranks: int) -> None:
+        """Forget all adapters and have room for `ranks` ranks."""
+        self.changed: set[Adapter] = set()
+        self._parts: dict[tuple[int, int], Part] = {}
+        members = len(self.members)
+        self.a = zeros((ranks, members, self.inputs), self._dtype, self._device)
+        self.b = zeros((ranks, members, self.outputs), self._dtype, self._device)
+
+    def place(self, adapter: Adapter, ranks: slice) -> None:
+        """Copy an adapter's matrices to its ranks."""
+        self.a[ranks] = 0
+        for number, member in enumerate(self.members):
+            factors = adapter.layers.get(member)
+            mine = self.b[ranks, number, self.columns[number]]
+            if factors is None:
+                mine.zero_()
+                continue
+            rank = factors.a.shape[0]
+            self.a[ranks.start : ranks.start + rank, number] = factors.a
+            mine[:rank] = factors.b.t()
+            mine[rank:] = 0
+            self.changed.add(adapter)
+
+    def add(self, output: Tensor, inputs: Tensor, update: Update) -> None:
+        """Add an update to `output` (tokens, outputs), given `inputs` (tokens, inputs)."""
+        if self.changed.isdisjoint(update.adapters):
+            return
+        rows, part = update.rows, self._part(update.ranks)
+        inner = torch.mm(part.a, inputs[rows].t())
+        if update.foreign is not None:
+            inner.view(-1, len(self.members), inner.shape[1]).masked_fill_(update.foreign, 0)
+        y = output[rows]
+        for mine, columns, b in part.products:
+            y[:, columns].addmm_(inner[mine].t(), b)
+
+    def _part(self, ranks: slice) -> Part:
+        key = ranks.start, ranks.stop
+        if key not in self._parts:
+            self._parts[key] = Part(self.a[ranks], self.b[ranks], self.columns)
+        return self._parts[key]
 
 
 class ActiveAdapters:
-    """The segments of the step being computed. Rows in none of them are the base's.
+    """Which adapters are in the step being computed, where in the stacks, and on which rows."""
 
-    A forward hook on each layer reads them, because a linear layer is called with its input only.
-    """
+    def __init__(self) -> None:
+        self.stacks: list[Stack] = []
+        self.updates: Sequence[Update] = ()
+        self._places: dict[Adapter, slice] = {}
+        self._end = 0
+        self._room = 0
+        self._unused = 0  # ranks that steps have computed for nobody
 
-    def __init__(self, layers: Mapping[str, nn.Linear]) -> None:
-        self.segments: Sequence[Segment] = ()
-        for name, layer in layers.items():
-            layer.register_forward_hook(self._hook(name))
+    def arrange(self, adapters: Iterable[Adapter]) -> None:
+        """Have all of `adapters` in the stacks. What is there already stays where it is."""
+        active = set(adapters)
+        new = sorted(active - self._places.keys(), key=lambda adapter: adapter.name)
+        wanted = sum(adapter.rank for adapter in active)
+        self._unused += self._end - wanted
+        more = sum(adapter.rank for adapter in new)
+        if self._end + more > self._room or self._unused > PATIENCE * wanted:
+            self._start_again(wanted)
+            new = sorted(active, key=lambda adapter: adapter.name)
+        for adapter in new:
+            ranks = slice(self._end, self._end + adapter.rank)
+            for stack in self.stacks:
+                stack.place(adapter, ranks)
+            self._places[adapter] = ranks
+            self._end = ranks.stop
 
-    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
-        """y ← y + B A x on the rows of every adapter that changes the layer `name`."""
+    def update(self, rows: slice, owners: Sequence[Adapter | None]) -> Update | None:
+        """What adapters add to `rows`, whose adapters are `owners`; None if that is nothing."""
+        adapters = frozenset(owner for owner in owners if owner is not None)
+        if not adapters:
+            return None
+        places = [self._places[adapter] for adapter in adapters]
+        ranks = slice(min(p.start for p in places), max(p.stop for p in places))
+        if len(adapters) == 1 and None not in owners:
+            return Update(rows, ranks, adapters)
+        return Update(rows, ranks, adapters, self._foreign(owners, ranks))
 
-        def add_updates(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-            for segment in self.segments:
-                factors = segment.adapter.layers.get(name)
-                if factors is not None:
-                    x = inputs[0][:, segment.rows]
-                    output[:, segment.rows] += linear(linear(x, factors.a), factors.b)
-            return output
+    def _foreign(self, owners: Sequence[Adapter | None], ranks: slice) -> Tensor:
+        places = [self._places[owner] if owner else slice(0, 0) for owner in owners]
+        starts = torch.tensor([place.start for place in places])
+        stops = torch.tensor([place.stop for place in places])
+        rank = torch.arange(ranks.start, ranks.stop)[:, None, None]
+        return ((rank < starts) | (rank >= stops)).to(self.stacks[0].a.device)
 
-        return add_updates
-
-
-def adaptable_layers(
-    model: nn.Module, run: Callable[[], object], rows: int
-) -> dict[str, nn.Linear]:
-    """The linear layers that see each of the `rows` tokens of a batch once, by name.
-
-    Only they can carry adapters: an expert that sees a selection of tokens cannot be told which
-    rows are whose. `run` calls the model on a batch of (1, rows) tokens.
-    """
-    calls: Counter[nn.Module] = Counter()
-
-    def count(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        calls[layer] += 1 if inputs[0].shape[:2] == torch.Size((1, rows)) else rows
-
-    found = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    hooks = [layer.register_forward_pre_hook(count) for layer in found.values()]
-    run()
-    for hook in hooks:
-        hook.remove()
-    return {name: layer for name, layer in found.items() if calls[layer] == 1}
+    def _start_again(self, wanted: int) -> None:
+        """Forget what is arranged, with room for `wanted` ranks and some more."""
+        self._places, self._end, self._unused = {}, 0, 0
+        if not wanted <= self._room <= 4 * SLACK * wanted:
+            self._room = int(SLACK * wanted)
+            for stack in self.stacks:
+                stack.reserve(self._room)
+        for stack in self.stacks:
+            stack.changed.clear()

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from adaptery.base_model import LocalBase
 from adaptery.errors import BaseNotFound, ConfigError, DoesNotFit
+from adaptery.serving.torch.lora import ActiveAdapters
 from adaptery.serving.torch.memory import available_memory, gigabytes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -21,11 +22,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class Decoder:
     """The base, ready to be called.
 
-    `layers` are those that adapters may change; a token of `end_ids` ends an answer.
+    `layers` are those that adapters may change, `active` the adapters of the step being computed;
+    a token of `end_ids` ends an answer.
     """
 
     model: PreTrainedModel
     layers: Mapping[str, nn.Linear]
+    active: ActiveAdapters
     end_ids: frozenset[int]
     vocabulary: int
 
@@ -61,15 +64,27 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+def choose_dtype(name: str, device: torch.device, stored: torch.dtype) -> torch.dtype:
     """The number format that the option `name` means on `device`.
 
-    `auto` is float32, in which answers equal the trained model's, and bfloat16 on CUDA, where
-    weights are too large and float32 too slow.
+    `auto` is the one in which the base is stored, if the device is fast in it. Else it is float32
+    on a CPU and float16 on other devices, where weights would be too large otherwise.
     """
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return DTYPES[name]
+    if name != "auto":
+        return DTYPES[name]
+    if device.type == "cpu":
+        fast = torch.ops.mkldnn._is_mkldnn_bf16_supported() if stored == torch.bfloat16 else False
+        return torch.bfloat16 if fast else torch.float32
+    if stored == torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        return torch.float16
+    return stored if stored in DTYPES.values() else torch.float16
+
+
+def stored_dtype(base: LocalBase) -> torch.dtype:
+    """The number format of the base's files, as its configuration gives it."""
+    config = base.config.get("text_config", base.config)
+    name = config.get("dtype") or config.get("torch_dtype") or "float32"
+    return DTYPES.get(str(name), torch.float32)
 
 
 def load_model(base: LocalBase, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:

@@ -1,58 +1,173 @@
 """Who computes how many tokens in the next step."""
 
 from collections import deque
+from collections.abc import Iterable
 
-from adaptery.serving.torch.cache import SlotCache
-from adaptery.serving.torch.runner import adapter_order
+from adaptery.errors import EngineError
+from adaptery.serving.torch.blocks import BLOCK, Blocks
+from adaptery.serving.torch.cache import KeyValueCache
+from adaptery.serving.torch.pace import Pace
 from adaptery.serving.torch.sequence import Piece, Request
+from adaptery.serving.torch.store import AdapterStore
+
+QUANTUM = 8  # steps that an adapter may stay at least while others wait for its memory
 
 
 class Scheduler:
-    """Requests in order of arrival, as many at a time as there are slots.
+    """Requests in order of arrival, as many at a time as have room.
 
-    A step computes at most `step_tokens` tokens: first one for each request that is already
-    answering, so that nobody's prompt can stall them, then prompts, in pieces if they are long.
+    A step computes one token for each request that is already answering, then prompts, in pieces
+    small enough that nobody's answer stalls. When the cache is full the request that came last
+    steps back; what it computed is found again as a known beginning, unless its room was needed.
     """
 
-    def __init__(self, cache: SlotCache, step_tokens: int) -> None:
+    def __init__(
+        self, cache: KeyValueCache, store: AdapterStore, max_sequences: int, step_tokens: int
+    ) -> None:
         self._cache = cache
-        self._step_tokens = max(step_tokens, cache.slots)
+        self._blocks = Blocks(cache.blocks)
+        self._store = store
+        self._max_sequences = max_sequences
+        self._pace = Pace(step_tokens)
         self._waiting: deque[Request] = deque()
-        self._running: list[Request] = []
+        self._running: list[Request] = []  # in the order in which they were admitted
+        self._steps = 0
+        self._rotated = 0
 
     @property
     def requests(self) -> list[Request]:
         """All that are not finished."""
         return [*self._running, *self._waiting]
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self._running and not self._waiting
+
     def add(self, request: Request) -> None:
         """Let a request wait for its turn."""
         self._waiting.append(request)
 
-    def finish(self, request: Request) -> None:
-        """Take a running request out."""
-        self._running.remove(request)
-        self._cache.give_back(request.slot)
-
     def schedule(self) -> list[Piece[Request]]:
-        """The pieces of the next step, those of one adapter side by side."""
+        """The pieces of the next step: answers, the longest first, then prompts by adapter."""
+        self._steps += 1
         self._drop_cancelled()
+        self._take_turns()
         self._admit()
-        pieces: list[Piece[Request]] = []
-        budget = self._step_tokens
-        for request in sorted(self._running, key=lambda request: request.missing > 1):
+        self._make_room()
+        answering = [request for request in self._running if request.missing == 1]
+        prompts = [request for request in self._running if request.missing > 1]
+        pieces = [Piece(request, 1) for request in sorted(answering, key=length, reverse=True)]
+        budget = self._pace.budget(len(answering), len(prompts))
+        parts = []
+        for request in prompts:
             if count := min(request.missing, budget):
-                pieces.append(Piece(request, count))
+                parts.append(Piece(request, count))
                 budget -= count
-        return sorted(pieces, key=adapter_order)
+        return pieces + sorted(parts, key=lambda piece: piece.sequence.adapter_name or "")
+
+    def advance(self, pieces: Iterable[Piece[Request]], seconds: float) -> None:
+        """Count what a step of `seconds` has computed."""
+        pieces = list(pieces)
+        answering = sum(piece.sequence.missing == 1 for piece in pieces)
+        tokens = sum(piece.count for piece in pieces) - answering
+        self._pace.measured(answering, tokens, seconds)
+        for piece in pieces:
+            piece.sequence.computed += piece.count
+
+    def append(self, request: Request, token: int) -> None:
+        """The request's next token. Its scores were finite, so all that led to them is."""
+        first = not request.verified
+        request.verified = request.computed
+        if first:
+            self._blocks.keep(request.seed, request.ids[: request.verified], request.table)
+        request.ids.append(token)
+
+    def finish(self, request: Request, keep: bool) -> None:
+        """Take a running request out; with `keep` all that it computed is finite."""
+        if keep:
+            request.verified = request.computed
+        self._leave(request)
 
     def _drop_cancelled(self) -> None:
         for request in [request for request in self._running if request.cancelled]:
-            self.finish(request)
+            self._leave(request)
         self._waiting = deque(request for request in self._waiting if not request.cancelled)
 
+    def _take_turns(self) -> None:
+        """Let versions that wait for memory have that of those which have had it the longest."""
+        starving = int(self._store.starving)
+        if not starving or self._steps - self._rotated < QUANTUM:
+            return
+        self._rotated = self._steps
+        oldest = dict.fromkeys(r.adapter_name for r in self._running if r.adapter_name)
+        chosen = set(list(oldest)[:starving])
+        for request in [request for request in self._running if request.adapter_name in chosen]:
+            self._leave(request)
+            self._waiting.append(request)
+
     def _admit(self) -> None:
-        while self._waiting and self._cache.free:
+        """Let waiting requests in, in their order, except where an adapter is still being read."""
+        self._store.prefetch(r.adapter_name for r in self._waiting if r.adapter_name)
+        passed: deque[Request] = deque()
+        while self._waiting and len(self._running) < self._max_sequences:
             request = self._waiting.popleft()
-            request.slot = self._cache.take()
-            self._running.append(request)
+            try:
+                ready = self._get_adapter(request)
+            except EngineError as error:
+                request.answer.deliver(error)
+                continue
+            if not ready:
+                passed.append(request)
+            elif self._get_room(request):
+                self._running.append(request)
+            else:
+                passed.append(request)
+                break
+        self._waiting.extendleft(reversed(passed))
+
+    def _get_adapter(self, request: Request) -> bool:
+        if request.adapter_name is None:
+            return True
+        request.adapter = self._store.acquire(request.adapter_name)
+        return request.adapter is not None
+
+    def _get_room(self, request: Request) -> bool:
+        """Blocks for all tokens so far and one more, known ones first."""
+        request.table = self._blocks.find(request.seed, request.ids)
+        request.computed = request.verified = len(request.table) * BLOCK
+        if self._blocks.grow(request.table, len(request.ids) + 1):
+            return True
+        self._blocks.release(request.table)
+        self._release_adapter(request)
+        return False
+
+    def _make_room(self) -> None:
+        """A place in the cache for every running request's next token; the newest step back."""
+        for request in list(self._running):
+            while request in self._running:
+                if self._blocks.grow(request.table, len(request.ids)):
+                    break
+                newest = self._running[-1]
+                self._leave(newest)
+                self._waiting.appendleft(newest)
+
+    def _leave(self, request: Request) -> None:
+        """Out of the running ones. What is known to be finite can be found, the rest is cleared."""
+        self._running.remove(request)
+        self._blocks.keep(request.seed, request.ids[: request.verified], request.table)
+        if request.verified < request.computed:
+            self._cache.clear(request.table[request.verified // BLOCK :])
+        self._blocks.release(request.table)
+        request.computed = request.verified = 0
+        self._release_adapter(request)
+
+    def _release_adapter(self, request: Request) -> None:
+        if request.adapter is not None:
+            self._store.release(request.adapter.name)
+            request.adapter = None
+
+
+def length(request: Request) -> int:
+    """Tokens so far."""
+    return len(request.ids)

@@ -9,11 +9,14 @@ from adaptery.serving.torch.lora import Adapter
 
 @dataclass(eq=False, kw_only=True)
 class Sequence:
-    """Prompt and answer so far; keys and values of the first `computed` tokens are in `slot`."""
+    """Prompt and answer so far; keys and values of the first `computed` tokens are in `table`.
+
+    `table` lists the sequence's blocks of the cache in the order of its tokens.
+    """
 
     ids: list[int] = field(kw_only=False)
     adapter: Adapter | None = None
-    slot: int = -1
+    table: list[int] = field(default_factory=list)
     computed: int = 0
 
     @property
@@ -24,10 +27,17 @@ class Sequence:
 
 @dataclass(eq=False, kw_only=True)
 class Request(Sequence):
-    """A sequence that somebody waits for. Setting `cancelled` ends it at the next step."""
+    """A sequence that somebody waits for. Setting `cancelled` ends it at the next step.
+
+    `seed` says whose prefixes it may share: those of its version and its tenant.
+    """
 
     answer: Answer
+    adapter_name: str | None = None
+    seed: bytes = b""
     cancelled: bool = False
+    verified: int = 0
+    """Tokens whose keys and values are known to be finite: they led to finite scores."""
 
 
 S = TypeVar("S", bound=Sequence, covariant=True)

@@ -5,14 +5,16 @@ pieces, in one batch, against the model's own forward pass. What does not agree 
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from adaptery.base_model import LocalBase
 from adaptery.errors import UsageError
 from adaptery.serving.torch import attention
-from adaptery.serving.torch.cache import SlotCache
-from adaptery.serving.torch.lora import ActiveAdapters, adaptable_layers
+from adaptery.serving.torch.blocks import needed
+from adaptery.serving.torch.cache import KeyValueCache
+from adaptery.serving.torch.layers import Projection, shared_inputs
+from adaptery.serving.torch.lora import ActiveAdapters
 from adaptery.serving.torch.model import Decoder, end_tokens
 from adaptery.serving.torch.runner import Runner
 from adaptery.serving.torch.sequence import Piece, Sequence
@@ -22,22 +24,20 @@ from adaptery.serving.torch.sequence import Piece, Sequence
 TOLERANCE = 0.1
 
 
-def try_out(model: PreTrainedModel, base: LocalBase, context: int) -> tuple[Decoder, SlotCache]:
-    """The model, switched to our attention, and a cache that knows the shapes of its layers.
+def try_out(model: PreTrainedModel, base: LocalBase) -> tuple[Decoder, KeyValueCache]:
+    """The model, switched to our attention and layers, and a cache that knows their shapes.
 
     Raises:
         UsageError: this architecture would not be computed right; the message says why.
     """
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    texts = [[(7 * i + shift) % int(vocabulary) for i in range(19)] for shift in (3, 11)]
+    vocabulary = int(model.get_input_embeddings().weight.shape[0])
+    texts = [[(7 * i + shift) % vocabulary for i in range(19)] for shift in (3, 11)]
+    cache = KeyValueCache(2 * needed(len(texts[0])))
     try:
         with torch.inference_mode():
-            layers = linear_layers(model, texts[0])
             alone = torch.cat([scores_alone(model, text) for text in texts])
-            model.set_attn_implementation(attention.NAME)
-            decoder = Decoder(model, layers, end_tokens(model, base), int(vocabulary))
-            cache = SlotCache(2, context)
-            together = scores_together(Runner(decoder, cache, ActiveAdapters({})), texts)
+            decoder = rebuilt(model, base, texts[0], vocabulary)
+            together = scores_together(Runner(decoder, cache), texts)
         require_same(alone, together)
     except (UsageError, ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
         raise UsageError(
@@ -46,10 +46,20 @@ def try_out(model: PreTrainedModel, base: LocalBase, context: int) -> tuple[Deco
     return decoder, cache
 
 
-def linear_layers(model: PreTrainedModel, text: list[int]) -> dict[str, torch.nn.Linear]:
-    """The layers that adapters may change: those inside the decoder, so not the output layer."""
-    layers = adaptable_layers(model, lambda: scores_alone(model, text), len(text))
-    return {name: m for name, m in layers.items() if m is not model.get_output_embeddings()}
+def rebuilt(model: PreTrainedModel, base: LocalBase, text: list[int], vocabulary: int) -> Decoder:
+    """The model with our attention and our linear layers."""
+    head = model.get_output_embeddings()
+    groups = shared_inputs(model, lambda: scores_alone(model, text), len(text))
+    layers: dict[str, nn.Linear] = {}
+    active = ActiveAdapters()
+    for group in groups:
+        if head not in group.values():  # it gets the chosen tokens only
+            Projection(group, active)
+            layers.update(group)
+    if head.weight is not model.get_input_embeddings().weight:
+        Projection({"head": head}, ActiveAdapters())
+    model.set_attn_implementation(attention.NAME)
+    return Decoder(model, layers, active, end_tokens(model, base), vocabulary)
 
 
 def scores_alone(model: PreTrainedModel, text: list[int]) -> Tensor:
@@ -61,10 +71,14 @@ def scores_alone(model: PreTrainedModel, text: list[int]) -> Tensor:
 
 def scores_together(runner: Runner, texts: list[list[int]]) -> Tensor:
     """The same through a batch: a first piece, a later piece, a single last token."""
-    a, b = (Sequence(list(text), slot=slot) for slot, text in enumerate(texts))
+    own = needed(len(texts[0]))
+    a, b = (
+        Sequence(list(text), table=list(range(own * i, own * (i + 1))))
+        for i, text in enumerate(texts)
+    )
     for counts in ((7, 12), (11, 6), (1, 1)):
         pieces = [Piece(a, counts[0]), Piece(b, counts[1])]
-        scores = runner.run(pieces)
+        scores = runner.run(pieces).float().cpu()
         for piece in pieces:
             piece.sequence.computed += piece.count
     return scores

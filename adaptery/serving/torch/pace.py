@@ -1,0 +1,46 @@
+"""How many tokens of prompts a step may compute without stalling the answers in it."""
+
+from dataclasses import dataclass
+
+STALL = 0.4  # of a step's time without prompts, which a prompt may add to it
+LEAST = 16  # tokens: fewer are not worth their overhead
+UNKNOWN = 64  # tokens, until steps have been measured
+NEWS = 0.2  # weight of the latest measurement
+
+
+@dataclass
+class Pace:
+    """Learns what steps cost: `answers` seconds for the answers, `token` more per prompt token."""
+
+    limit: int
+    answers: float | None = None
+    token: float | None = None
+
+    def budget(self, answering: int, prompts: int) -> int:
+        """Tokens that `prompts` requests may compute beside `answering` ones.
+
+        A prompt may make a step longer by the share STALL. Where more wait than are answered, it
+        may be longer in proportion: their wait weighs more than the others' stall.
+        """
+        if not answering or not prompts:
+            return self.limit
+        if self.answers is None or not self.token:
+            return min(UNKNOWN, self.limit)
+        fair = STALL * self.answers / self.token * max(1.0, prompts / answering)
+        return max(LEAST, min(int(fair), self.limit))
+
+    def measured(self, answering: int, prompt_tokens: int, seconds: float) -> None:
+        """Learn from a step."""
+        if not prompt_tokens:
+            self.answers = mixed(self.answers, seconds)
+        elif not answering:
+            self.token = mixed(self.token, seconds / prompt_tokens)
+        elif self.token is None:
+            rest = max(seconds - (self.answers or 0.0), 0.0)
+            self.token = mixed(None, rest / prompt_tokens)
+        else:
+            self.answers = mixed(self.answers, max(seconds - self.token * prompt_tokens, 0.0))
+
+
+def mixed(old: float | None, new: float) -> float:
+    return new if old is None else old + NEWS * (new - old)
