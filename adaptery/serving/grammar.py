@@ -4,7 +4,7 @@ llguidance, the extra `structured`, knows both. This side is for whoever accepts
 grammar that can be obeyed? The engine's side is `adaptery.serving.torch.constraints`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
@@ -29,10 +29,14 @@ REMEMBERED = 256  # verdicts
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """A JSON schema (as JSON) or a regular expression (in Rust's dialect, of the whole answer)."""
+    """A JSON schema (as JSON) or a regular expression (in Rust's dialect, of the whole answer).
+
+    `name` is what messages call it.
+    """
 
     kind: Literal["json", "regex"]
     text: str
+    name: str = field(default="the form asked for", compare=False)
 
 
 def check_grammar(grammar: Grammar) -> None:
@@ -43,7 +47,7 @@ def check_grammar(grammar: Grammar) -> None:
     """
     require_llguidance()
     if reason := complaint(grammar):
-        raise UsageError(reason)
+        raise UsageError(f"{grammar.name} cannot be obeyed: {reason}")
 
 
 def require_llguidance() -> None:
@@ -52,7 +56,7 @@ def require_llguidance() -> None:
         import llguidance  # noqa: F401 whether it is there
     except ImportError as error:
         raise UsageError(
-            "Answers in a given form need the package llguidance on the server: "
+            "Answers in a given form need the package llguidance where the server runs: "
             "pip install 'adaptery[structured]'."
         ) from error
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adaptery.errors import AdapteryError, DoesNotFit, UsageError
+from adaptery.serving.api.body import Refusal
 from adaptery.serving.api.schemas import Generation
 from adaptery.serving.api.service import Service, Target
 from adaptery.serving.engine import Chunk, GenerationRequest
@@ -82,13 +83,19 @@ def prepare(
 
     Raises:
         DoesNotFit: a prompt and the answer wanted are longer than the context.
-        UsageError: a prompt is empty or holds tokens that the base does not have.
+        UsageError: a prompt is empty, or tokens are named that the base does not have.
     """
+    check_named_tokens(service, body)
     adapter = target.version.engine_name if target.version else None
     requests = []
     for prompt in prompts:
         check_tokens(service, prompt)
         room = room_after(prompt, wanted, service.engine.max_context)
+        if body.min_tokens > room:
+            raise Refusal(
+                "min_tokens",
+                f"min_tokens={body.min_tokens:,}, but the answer has at most {room:,}.",
+            )
         for choice in range(body.n):
             sampling = body.sampling(choice, room, logprobs)
             requests.append(GenerationRequest(prompt, sampling, adapter))
@@ -96,14 +103,30 @@ def prepare(
 
 
 def check_tokens(service: Service, prompt: Prompt) -> None:
-    known = service.base.config.get("vocab_size") or len(service.base.tokenizer)
     if not prompt:
         raise UsageError("The prompt is empty; it must have at least one token.")
+    known = vocabulary(service)
     for token in prompt:
         if not 0 <= token < known:
             raise UsageError(
                 f"The prompt has the token {token}, but tokens go from 0 to {known - 1}."
             )
+
+
+def check_named_tokens(service: Service, body: Generation) -> None:
+    """Raises `Refusal` for tokens in parameters that the base does not have."""
+    named = {"logit_bias": body.logit_bias, "stop_token_ids": body.stop_token_ids}
+    known = vocabulary(service)
+    for param, tokens in named.items():
+        for token in tokens:
+            if token >= known:
+                message = f"{param} names the token {token}, but tokens go from 0 to {known - 1}."
+                raise Refusal(param, message)
+
+
+def vocabulary(service: Service) -> int:
+    """How many tokens the base has scores for."""
+    return service.base.config.get("vocab_size") or len(service.base.tokenizer)
 
 
 def room_after(prompt: Prompt, wanted: int | None, context: int) -> int:

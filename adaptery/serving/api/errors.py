@@ -64,7 +64,7 @@ def describe(error: AdapteryError) -> tuple[int, dict[str, Any], Mapping[str, st
     """Status, body and headers for one of our errors."""
     kind = next(kind for kind in KINDS if isinstance(error, kind.error))
     headers = FINAL if kind.code == "adapter_refused" else {}
-    param = "model" if kind.code == "model_not_found" else None
+    param = "model" if kind.code == "model_not_found" else getattr(error, "param", None)
     return kind.status, error_object(str(error), kind.type, kind.code, param), headers
 
 

@@ -1,75 +1,15 @@
-"""What requests may say.
+"""What requests may say."""
 
-A parameter that would change the answer is either obeyed or refused with a sentence, never
-dropped. Those that change nothing here are accepted.
-"""
+from functools import cached_property
+from typing import Annotated, Literal, Self, TypeVar
 
-from typing import Annotated, Any, Literal, Self, TypeVar
-
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from adaptery.errors import UsageError
+from adaptery.serving.api.body import Body, Refusal
+from adaptery.serving.api.forms import AnyText, ResponseFormat, StructuredOutputs
 from adaptery.serving.engine import SamplingParams
-
-# Parameters without influence on the answer.
-HARMLESS = frozenset(
-    {
-        "metadata",
-        "parallel_tool_calls",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "safety_identifier",
-        "service_tier",
-        "store",
-        "user",
-    }
-)
-# Parameters that are not obeyed, with the value at which they ask for nothing.
-NEUTRAL: dict[str, Any] = {
-    "annotations": [],
-    "best_of": 1,
-    "echo": False,
-    "frequency_penalty": 0,
-    "logit_bias": {},
-    "modalities": ["text"],
-    "presence_penalty": 0,
-    "response_format": {"type": "text"},
-    "suffix": "",
-    "tool_calls": [],
-    "tool_choice": "none",
-    "tools": [],
-}
-
-
-class Refusal(ValueError):
-    """A parameter that cannot be obeyed."""
-
-    def __init__(self, param: str, message: str) -> None:
-        super().__init__(message)
-        self.param = param
-
-
-class Body(BaseModel):
-    """Part of a request: null means not given, and nothing unknown is passed over."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def only_what_is_obeyed(cls, values: Any) -> Any:
-        """Leave out what says nothing; refuse what would have to be ignored."""
-        if not isinstance(values, dict):
-            return values
-        given = {key: value for key, value in values.items() if value is not None}
-        for key in sorted(given.keys() - cls.model_fields.keys() - HARMLESS):
-            if key not in NEUTRAL or given[key] != NEUTRAL[key]:
-                raise Refusal(key, f"{cls.where()}{key}={given[key]!r} is not supported here.")
-        return {key: value for key, value in given.items() if key in cls.model_fields}
-
-    @classmethod
-    def where(cls) -> str:
-        """How messages introduce a parameter."""
-        return "The parameter "
+from adaptery.serving.grammar import Grammar, check_grammar
 
 
 class StreamOptions(Body):
@@ -104,33 +44,95 @@ T = TypeVar("T")
 Some = Annotated[list[T], Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1)]
 MOST_INPUTS = 1024  # of one request
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+Token = Annotated[int, Field(ge=0)]
 
 
 class Generation(Body):
-    """What chat and plain completions have in common."""
+    """What chat and plain completions have in common: OpenAI's parameters, and vLLM's beside."""
 
     model: str
     max_tokens: Annotated[int | None, Field(ge=1)] = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=-1)] = 0
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
+    logit_bias: Annotated[dict[Token, Bias], Field(default_factory=dict)]
     n: Annotated[int, Field(ge=1, le=32)] = 1
     seed: int | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=16)] = []
+    stop: Stop | Annotated[tuple[Stop, ...], Field(max_length=16)] = ()
+    stop_token_ids: tuple[Token, ...] = ()
+    ignore_eos: bool = False
+    min_tokens: Annotated[int, Field(ge=0)] = 0
+    response_format: ResponseFormat = AnyText(type="text")
+    structured_outputs: StructuredOutputs | None = None
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
 
     @property
     def stops(self) -> tuple[str, ...]:
         """The stop strings, however they were given."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        return (self.stop,) if isinstance(self.stop, str) else self.stop
+
+    @cached_property
+    def form(self) -> tuple[str, Grammar] | None:
+        """What the answer must match, and the parameter that says so."""
+        if self.structured_outputs is not None:
+            return "structured_outputs", self.structured_outputs.grammar
+        grammar = self.response_format.grammar
+        return ("response_format", grammar) if grammar else None
+
+    def check_form(self) -> None:
+        """Do nothing if the answer can be held to the form asked for. May take a second.
+
+        Raises:
+            UsageError: it cannot.
+        """
+        if self.form is not None:
+            param, grammar = self.form
+            try:
+                check_grammar(grammar)
+            except UsageError as error:
+                raise Refusal(param, f"{param}: {error}") from error
 
     def sampling(self, choice: int, max_tokens: int, logprobs: int | None) -> SamplingParams:
         """How the engine chooses tokens for the choice of that number.
 
         With a seed every choice has one of its own, so that they differ and can be repeated.
         """
-        seed = None if self.seed is None else self.seed + choice
-        return SamplingParams(max_tokens, self.temperature, self.top_p, seed, self.stops, logprobs)
+        return SamplingParams(
+            max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=None if self.seed is None else self.seed + choice,
+            stop=self.stops,
+            logprobs=logprobs,
+            top_k=max(self.top_k, 0),
+            min_p=self.min_p,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
+            logit_bias=tuple(self.logit_bias.items()),
+            stop_token_ids=self.stop_token_ids,
+            ignore_eos=self.ignore_eos,
+            min_tokens=self.min_tokens,
+            grammar=self.form[1] if self.form else None,
+        )
+
+    @model_validator(mode="after")
+    def check_ends(self) -> Self:
+        if self.form is not None:
+            form, _ = self.form
+            for param in ("ignore_eos", "min_tokens"):
+                if getattr(self, param):
+                    raise Refusal(param, f"{param} does not go with {form}, which sets the end.")
+            if self.structured_outputs is not None and self.response_format.grammar is not None:
+                raise Refusal(form, f"{form} does not go with response_format: give one of them.")
+        return self
 
     @model_validator(mode="after")
     def check_stream_options(self) -> Self:
