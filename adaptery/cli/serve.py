@@ -32,13 +32,12 @@ def serve_command(registry: str, **flags: Any) -> None:
     config = serve_config(flags).value
     make_engine = plugins().load("engines", config.engine)
     router = plugins().load("request_routers", config.router)()
-    store = open_registry(registry)
 
     def engine() -> "Engine":
         made: Engine = make_engine(open_base(config.base, config.revision), config)
         return made
 
-    serve(config, store, engine, router)
+    serve(config, lambda: open_registry(registry), engine, router)
 
 
 def serve_config(flags: dict[str, Any]) -> Resolved[ServeConfig]:

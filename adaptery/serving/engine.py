@@ -4,7 +4,7 @@ Small on purpose, because the torch engine and vLLM both stand behind it. Names,
 chat templates and stop rules of the API are the server's business, not the engine's.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -87,6 +87,10 @@ class Engine(Protocol):
     base: LocalBase
     max_context: int
     """Prompt and answer together, in tokens."""
+    state: Mapping[str, str | int]
+    """What it runs with, known once it has started: number format, threads, budgets in bytes."""
+    restarts: int
+    """How often it has been started anew after it had ended."""
 
     async def start(self) -> None:
         """Load the base and begin to answer. Raises `DoesNotFit`."""

@@ -21,7 +21,7 @@ from tests.serving.running import running_server
 @pytest.fixture
 def server(pairs: House) -> Iterator[str]:
     config = ServeConfig(base=str(pairs.base), served_name="tiny", device="cpu", threads=1)
-    engine = TorchEngine(open_base(str(pairs.base)), config)
+    engine = TorchEngine(open_base(str(pairs.base)), config, "thread")
     with running_server(engine, LocalRegistry.open(str(pairs.registry)), config) as address:
         yield address
 

@@ -15,7 +15,7 @@ GREEDY = SamplingParams(20, temperature=0)
 
 @asynccontextmanager
 async def running(base: LocalBase, config: ServeConfig, **changes) -> AsyncIterator[TorchEngine]:
-    engine = TorchEngine(base, config.model_copy(update=changes))
+    engine = TorchEngine(base, config.model_copy(update=changes), "thread")
     await engine.start()
     yield engine
     await engine.close()

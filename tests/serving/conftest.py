@@ -75,7 +75,7 @@ def config(base_directory: Path) -> ServeConfig:
 
 @pytest.fixture
 async def engine(base: LocalBase, config: ServeConfig) -> AsyncIterator[TorchEngine]:
-    engine = TorchEngine(base, config)
+    engine = TorchEngine(base, config, "thread")
     await engine.start()
     yield engine
     await engine.close()
@@ -96,7 +96,7 @@ def registry(
 @pytest.fixture(scope="module")
 def server(base: LocalBase, config: ServeConfig, registry: DictRegistry) -> Iterator[str]:
     """The address of a server of these."""
-    with running_server(TorchEngine(base, config), registry, config) as address:
+    with running_server(TorchEngine(base, config, "thread"), registry, config) as address:
         yield address
 
 

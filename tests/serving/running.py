@@ -27,6 +27,7 @@ def running_server(
 
         async def serve() -> None:
             await engine.start()
+            await app.state.service.pins.start()
             await server.serve(sockets=[listener])
             await engine.close()
 

@@ -39,7 +39,7 @@ def test_a_flipped_bit_is_refused_over_http_with_its_digest_named(base, config, 
     flip(registry.materialize(version) / WEIGHTS)
     broken = next(file.sha256 for file in version.manifest.files if file.path == WEIGHTS)
     with (
-        running_server(TorchEngine(base, config), registry, config) as address,
+        running_server(TorchEngine(base, config, "thread"), registry, config) as address,
         client(address) as ask,
     ):
         with pytest.raises(openai.APIStatusError, match=f"expected sha256:{broken}"):

@@ -17,11 +17,11 @@ pytestmark = pytest.mark.anyio
 
 
 def test_a_port_in_use_is_refused_before_the_model_is_loaded(base, config, registry):
-    engine = TorchEngine(base, config)
+    engine = TorchEngine(base, config, "thread")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(AddressInUse, match=str(port)):
-            serve(config.model_copy(update={"port": port}), registry, lambda: engine)
+            serve(config.model_copy(update={"port": port}), lambda: registry, lambda: engine)
     assert not engine.healthy
 
 
@@ -37,7 +37,7 @@ async def test_a_signal_lets_requests_finish_and_then_ends_the_server(
     engine = TorchEngine(base, config)
     with bind("127.0.0.1", 0) as listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        serving = asyncio.create_task(serve_on(listener, config, registry, engine))
+        serving = asyncio.create_task(serve_on(listener, config, lambda: registry, engine))
         await ready(address)
         async with openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="-") as ask:
             stream = await ask.completions.create(
@@ -55,4 +55,4 @@ async def test_a_signal_lets_requests_finish_and_then_ends_the_server(
 async def test_an_engine_that_cannot_start_ends_the_server_with_its_error(base, config, registry):
     engine = TorchEngine(base, config.model_copy(update={"max_context": 4096}))
     with bind("127.0.0.1", 0) as listener, pytest.raises(ConfigError, match="512"):
-        await serve_on(listener, config, registry, engine)
+        await serve_on(listener, config, lambda: registry, engine)

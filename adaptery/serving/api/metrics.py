@@ -5,15 +5,45 @@ from contextlib import contextmanager
 from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from adaptery.serving.engine import Engine
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+class EngineMetrics(Collector):
+    """What an engine says of itself, read whenever Prometheus asks."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        """Whether it answers, how often it was started anew, and what it stated at its start."""
+        engine, state = self._engine, self._engine.state
+        yield GaugeMetricFamily("adaptery_ready", "1 if the engine answers.", engine.healthy)
+        yield CounterMetricFamily(
+            "adaptery_engine_restarts", "How often the engine was started anew.", engine.restarts
+        )
+        texts = {key: value for key, value in state.items() if isinstance(value, str)}
+        yield InfoMetricFamily("adaptery_engine", "What the engine runs with.", texts)
+        for key in state.keys() - texts.keys():
+            value = float(state[key])
+            yield GaugeMetricFamily(f"adaptery_engine_{key}", "Stated at start.", value)
 
 
 class Metrics:
     """Counters of one application, in a registry of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.registry = CollectorRegistry()
+        self.registry.register(EngineMetrics(engine))
         self.requests = Counter(
             "adaptery_requests",
             "Requests answered, by model and outcome (ok, error, cancelled).",
@@ -46,7 +76,6 @@ class Metrics:
         self.resident = Gauge(
             "adaptery_resident", "Versions in the engine.", ["model"], registry=self.registry
         )
-        self.ready = Gauge("adaptery_ready", "1 if the engine answers.", registry=self.registry)
 
     @contextmanager
     def request(self, model: str) -> Iterator[Callable[[], None]]:

@@ -1,5 +1,7 @@
 """`GET /health`, `/ready` and `/metrics`, for those who watch over the server."""
 
+from typing import Any
+
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -16,15 +18,14 @@ def status_routes(service: Service) -> APIRouter:
         return {"status": "ok"}
 
     @routes.get("/ready")
-    async def ready() -> dict[str, str]:
-        """The engine answers."""
+    async def ready() -> dict[str, Any]:
+        """The engine answers; what it runs with."""
         service.require_ready()
-        return {"status": "ready"}
+        return {"status": "ready", "engine": dict(service.engine.state)}
 
     @routes.get("/metrics")
     async def metrics() -> Response:
         told = service.metrics
-        told.ready.set(service.engine.healthy)
         told.resident.clear()
         for version in service.residency.versions():
             told.resident.labels(str(version)).set(1)

@@ -1,57 +1,70 @@
-"""The `Engine` that the server sees: asyncio on this side, the step loop on the other."""
+"""The `Engine` that the server sees: its worker is started, fed, and started again if it ends."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
+import logging
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch
+from time import monotonic
 
 from adaptery.base_model import LocalBase
-from adaptery.errors import DoesNotFit, EngineError, NotReady
+from adaptery.errors import AdapteryError, DoesNotFit, EngineError, NotReady, Overloaded
 from adaptery.serving.config import ServeConfig
 from adaptery.serving.engine import Chunk, GenerationRequest
-from adaptery.serving.torch.answer import Answer
-from adaptery.serving.torch.loop import StepLoop
-from adaptery.serving.torch.lora import ActiveAdapters, Adapter
-from adaptery.serving.torch.model import (
-    Decoder,
-    choose_device,
-    choose_dtype,
-    load_model,
-    longest_context,
-)
-from adaptery.serving.torch.runner import Runner
-from adaptery.serving.torch.scheduler import Scheduler
-from adaptery.serving.torch.sequence import Request
-from adaptery.serving.torch.trial import try_out
-from adaptery.serving.torch.weights import read_adapter
+from adaptery.serving.torch.channel import Begin
+from adaptery.serving.torch.link import Link
+from adaptery.serving.torch.process import DEFAULT, UNUSED, Isolation, without
+
+log = logging.getLogger(__name__)
 
 DEFAULT_CONTEXT = 4096
-LOADERS = 2  # adapters read at the same time
+RESTARTS = (0.1, 1.0, 5.0, 15.0, 60.0)  # seconds to wait before each attempt in a row
+STEADY = 60.0  # seconds after which an end is not one more failure in a row
 
 
 @dataclass(eq=False)
 class Held:
-    """A loaded adapter and how many answers use it."""
+    """A version that can be asked for, and how many answers use it."""
 
-    adapter: Adapter
+    directory: Path
     users: int = 0
     unused: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class TorchEngine:
-    """The embedded engine. Requests to many adapters and to the base share every step."""
+    """The embedded engine. Requests to many adapters and to the base share every step.
 
-    def __init__(self, base: LocalBase, config: ServeConfig) -> None:
+    It computes in a process of its own, so that nothing here can stall it, and its end is an error
+    of the requests in flight and no more. This process then does without torch: transformers is
+    imported without it, unless either was imported before. With `isolation="thread"` everything is
+    here, in a thread.
+
+    Args:
+        restarts: seconds to wait before each attempt to start again; after as many failures in
+            a row it is left at that.
+    """
+
+    def __init__(
+        self,
+        base: LocalBase,
+        config: ServeConfig,
+        isolation: Isolation = DEFAULT,
+        restarts: Sequence[float] = RESTARTS,
+    ) -> None:
         self.base = base
         self.max_context = config.max_context or DEFAULT_CONTEXT  # exact once started
+        self.state: Mapping[str, str | int] = {}
+        self.restarts = 0
+        self._vocabulary = 0
         self._config = config
-        self._pool = ThreadPoolExecutor(LOADERS, thread_name_prefix="adaptery-load")
+        self._isolation = isolation
+        self._waits = restarts
         self._held: dict[str, Held] = {}
-        self._decoder: Decoder | None = None
-        self._steps: StepLoop | None = None
+        self._pins: frozenset[str] = frozenset()
+        self._link: Link | None = None
+        self._trouble = "The base is not loaded yet."
+        self._supervising: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Load the base and begin to answer.
@@ -62,60 +75,53 @@ class TorchEngine:
             UsageError: an architecture that this engine would not compute right.
             BaseNotFound: the files are not a model.
         """
-        steps = await asyncio.get_running_loop().run_in_executor(self._pool, self._load_base)
-        steps.start()
-        self._steps = steps
-
-    def _load_base(self) -> StepLoop:
-        config = self._config
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
-        device = choose_device(config.device)
-        model = load_model(self.base, device, choose_dtype(config.dtype, device))
-        context = longest_context(model, config.max_context, DEFAULT_CONTEXT)
-        decoder, tried = try_out(model, self.base, context)
-        cache = tried.resized(config.max_sequences, context)
-        runner = Runner(decoder, cache, ActiveAdapters(decoder.layers))
-        self._decoder, self.max_context = decoder, context
-        return StepLoop(runner, Scheduler(cache, config.step_tokens))
+        link = self._begin()
+        try:
+            await asyncio.gather(self._take(link), asyncio.to_thread(self._read_tokenizer))
+        except BaseException:
+            await link.close()
+            raise
+        self._supervising = asyncio.create_task(self._supervise())
 
     async def close(self) -> None:
         """Stop; requests in flight get an `EngineError`."""
-        steps, self._steps = self._steps, None
-        if steps is not None:
-            await asyncio.to_thread(steps.stop)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        supervising, self._supervising = self._supervising, None
+        if supervising is not None:
+            supervising.cancel()
+            await asyncio.gather(supervising, return_exceptions=True)
+        link, self._link = self._link, None
+        self._trouble = "The engine was stopped."
+        if link is not None:
+            await link.close()
 
     @property
     def healthy(self) -> bool:
         """Whether requests can be answered."""
-        return self._steps is not None and self._steps.running
+        return self._link is not None and not self._link.ended.done()
 
     async def load(self, name: str, directory: Path) -> None:
-        """Hold the version `name`, read in a thread of its own. A no-op if it is held already.
+        """Hold the version `name`. A no-op if it is held already.
 
         Raises:
             InvalidAdapter: it cannot be applied in full on this base.
+            EngineError: the engine failed meanwhile.
         """
-        if name in self._held:
-            return
-        decoder = self._require_base()
-        adapter = await asyncio.get_running_loop().run_in_executor(
-            self._pool,
-            read_adapter,
-            name,
-            directory,
-            decoder.layers,
-            decoder.dtype,
-            decoder.device,
-        )
-        self._held.setdefault(name, Held(adapter))
+        await self._require_link().hold(name, directory)
+        self._held.setdefault(name, Held(directory))
 
     async def unload(self, name: str) -> None:
         """Refuse new requests for `name` at once; return when the last one is answered."""
         held = self._held.pop(name, None)
         if held is not None and held.users:
             await held.unused.wait()
+        if self._link is not None and name not in self._held:
+            self._link.forget(name)
+
+    async def pin(self, names: frozenset[str]) -> None:
+        """Keep these of the loaded versions in memory, and no others for that reason alone."""
+        self._pins = names
+        if self._link is not None and self.healthy:
+            self._link.pin(names)
 
     def loaded(self) -> frozenset[str]:
         """The versions held now."""
@@ -126,79 +132,119 @@ class TorchEngine:
 
         Raises:
             DoesNotFit: the prompt and `max_tokens` exceed `max_context`.
+            Overloaded: too many requests wait already.
             EngineError: the request failed; others go on.
         """
         self._check(request)
-        held = self._use(request.adapter)
-        arrived: asyncio.Queue[Chunk | EngineError] = asyncio.Queue()
-        waiting = Request(
-            list(request.prompt),
-            adapter=held.adapter if held else None,
-            answer=self._answer(request, into(arrived)),
+        with self._using(request.adapter) as held:
+            link = self._require_link()
+            if request.adapter is not None and held is not None:
+                await link.hold(request.adapter, held.directory)  # it may be another worker
+            number, chunks = link.ask(request)
+            try:
+                while True:
+                    chunk = await chunks.get()
+                    if isinstance(chunk, AdapteryError):
+                        raise chunk
+                    yield chunk
+                    if chunk.finish_reason is not None:
+                        return
+            finally:
+                link.leave(number)
+
+    def _read_tokenizer(self) -> None:
+        unused = ("torch", *UNUSED) if self._isolation == "process" else ()
+        with without(*unused):
+            self.base.tokenizer  # noqa: B018 it is kept there
+
+    def _begin(self) -> Link:
+        """A worker that begins to load."""
+        base = LocalBase(self.base.directory, self.base.identity)  # without what is cached in it
+        return Link(Begin(base, self._config), self._isolation)
+
+    async def _take(self, link: Link) -> None:
+        """Answer through this worker once it can. Raises the error with which it could not."""
+        started = await asyncio.shield(link.started)
+        self.max_context, self._vocabulary = started.max_context, started.vocabulary
+        self.state = started.state
+        self._link = link
+
+    async def _supervise(self) -> None:
+        """Start again whenever the worker ends, unless that happens too often in a row."""
+        failures = 0
+        while self._link is not None:
+            begin = monotonic()
+            self._trouble = await asyncio.shield(self._link.ended)
+            self._link = None
+            failures = 0 if monotonic() - begin > STEADY else failures
+            while self._link is None and failures < len(self._waits):
+                log.error("%s It is started again.", self._trouble)
+                await asyncio.sleep(self._waits[failures])
+                failures += 1
+                await self._start_again()
+        log.critical(
+            "%s It failed %d times in a row and is not started again.", self._trouble, failures + 1
         )
+
+    async def _start_again(self) -> None:
+        link = self._begin()
         try:
-            self._submit(waiting)
-            while True:
-                chunk = await arrived.get()
-                if isinstance(chunk, EngineError):
-                    raise chunk
-                yield chunk
-                if chunk.finish_reason is not None:
-                    return
-        finally:
-            waiting.cancelled = True
-            release(held)
+            await self._take(link)
+        except AdapteryError as error:
+            self._trouble = str(error)
+            return
+        except asyncio.CancelledError:
+            await link.close()
+            raise
+        self.restarts += 1
+        log.warning("The engine answers again.")
+        await self._bring_back(self._pins)
 
-    def _answer(self, request: GenerationRequest, deliver: Callable[..., None]) -> Answer:
-        end_ids = self._require_base().end_ids
-        return Answer(request.sampling, self.base.tokenizer, end_ids, deliver)
+    async def _bring_back(self, names: frozenset[str]) -> None:
+        """Load versions into a new worker. The others follow when they are asked for."""
+        link = self._require_link()
+        held = [link.hold(name, self._held[name].directory) for name in names & self._held.keys()]
+        for failed in await asyncio.gather(*held, return_exceptions=True):
+            if failed is not None:
+                log.warning("A pinned version could not be loaded again: %s", failed)
+        if not link.ended.done():
+            link.pin(names)
 
-    def _require_base(self) -> Decoder:
-        if self._decoder is None:
-            raise NotReady("The base is not loaded yet.")
-        return self._decoder
-
-    def _submit(self, waiting: Request) -> None:
-        if self._steps is None:
-            raise NotReady("The engine is not running.")
-        self._steps.submit(waiting)
+    def _require_link(self) -> Link:
+        if self._link is None or self._link.ended.done():
+            raise NotReady(f"The engine does not answer now. {self._trouble}")
+        return self._link
 
     def _check(self, request: GenerationRequest) -> None:
-        """Do nothing if `request` is one that can be computed."""
-        vocabulary = self._require_base().vocabulary
+        """Do nothing if `request` is one that can be computed, and there is a place for it."""
+        link = self._require_link()
         prompt, asked = len(request.prompt), request.sampling.max_tokens
         if prompt + asked > self.max_context:
             raise DoesNotFit(
                 f"The prompt has {prompt:,} tokens and {asked:,} are asked for, but the context "
                 f"holds {self.max_context:,}."
             )
-        if not prompt or not all(0 <= i < vocabulary for i in request.prompt):
+        if not prompt or not all(0 <= i < self._vocabulary for i in request.prompt):
             raise EngineError("The prompt is empty or has tokens that the base does not know.")
+        if link.open >= self._config.max_sequences + self._config.max_waiting:
+            raise Overloaded(
+                f"{link.open:,} requests are being answered or wait, which is the limit here. "
+                "Ask again later."
+            )
 
-    def _use(self, name: str | None) -> Held | None:
+    @contextmanager
+    def _using(self, name: str | None) -> Iterator[Held | None]:
+        """Keep the version from being unloaded meanwhile."""
         if name is None:
-            return None
+            yield None
+            return
         if name not in self._held:
             raise EngineError(f"The version {name} is not loaded.")
         held = self._held[name]
         held.users += 1
-        return held
-
-
-def release(held: Held | None) -> None:
-    """One answer less uses the adapter."""
-    if held is not None:
-        held.users -= 1
-        if not held.users:
-            held.unused.set()
-
-
-def into(queue: "asyncio.Queue[Chunk | EngineError]") -> Callable[[Chunk | EngineError], None]:
-    """A function for other threads that puts what it gets into `queue`."""
-    loop = asyncio.get_running_loop()
-
-    def deliver(item: Chunk | EngineError) -> None:
-        if not loop.is_closed():  # else nobody is left to wait
-            loop.call_soon_threadsafe(queue.put_nowait, item)
-
-    return deliver
+        try:
+            yield held
+        finally:
+            held.users -= 1
+            if not held.users:
+                held.unused.set()

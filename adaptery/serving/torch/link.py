@@ -4,6 +4,7 @@ import asyncio
 import socket
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from adaptery.errors import AdapteryError, EngineError
 from adaptery.serving.engine import Chunk, GenerationRequest
@@ -157,7 +158,7 @@ class Link:
             self._register(number, Fault(EngineError, fault.text))
 
 
-def seen(future: "asyncio.Future[object]") -> None:
+def seen(future: "asyncio.Future[Any]") -> None:
     """Let asyncio not complain of an error that nobody is left to be told."""
     if not future.cancelled():
         future.exception()

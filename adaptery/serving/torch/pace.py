@@ -27,7 +27,7 @@ class Pace:
         if self.answers is None or not self.token:
             return min(UNKNOWN, self.limit)
         fair = STALL * self.answers / self.token * max(1.0, prompts / answering)
-        return max(LEAST, min(int(fair), self.limit))
+        return min(max(LEAST, int(fair)), self.limit)
 
     def measured(self, answering: int, prompt_tokens: int, seconds: float) -> None:
         """Learn from a step."""

@@ -112,7 +112,7 @@ def main() -> None:
     connection.set_inheritable(False)
     from adaptery.serving.torch.worker import work
 
-    work(connection, abandoned=lambda: os._exit(1))
+    work(connection, abandoned=lambda: os._exit(1), unused=UNUSED)
     sys.stderr.flush()
     os._exit(0)  # threads that still read files need not be waited for
 

@@ -3,7 +3,7 @@
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
@@ -13,19 +13,25 @@ from adaptery.errors import AdapteryError, EngineError
 from adaptery.serving.engine import Chunk
 from adaptery.serving.torch import channel
 from adaptery.serving.torch.channel import Ask, Begin, Chunks, Failed, Fault, Registered
+from adaptery.serving.torch.process import without
 
 if TYPE_CHECKING:
     from adaptery.serving.torch.assembly import Assembly
-    from adaptery.serving.torch.loop import StepLoop
     from adaptery.serving.torch.sequence import Request
 
 log = logging.getLogger(__name__)
 
 
-def work(connection: socket.socket, abandoned: Callable[[], None] = lambda: None) -> None:
+def work(
+    connection: socket.socket,
+    abandoned: Callable[[], None] = lambda: None,
+    unused: Iterable[str] = (),
+) -> None:
     """Serve the other end of `connection` until it says stop or is gone.
 
-    `abandoned` is called when it is gone, whatever is being done here.
+    Args:
+        abandoned: called when it is gone, whatever is being done here.
+        unused: packages that the base's libraries need not import.
     """
     with connection, connection.makefile("rb") as file:
         incoming = channel.messages(file)
@@ -39,6 +45,8 @@ def work(connection: socket.socket, abandoned: Callable[[], None] = lambda: None
         )
         hearing.start()
         try:
+            with without(*unused):
+                worker.load()
             worker.run()
         except Exception as error:
             if not isinstance(error, AdapteryError):
@@ -95,19 +103,19 @@ class Worker:
         self._open: dict[int, Request] = {}  # by number, those somebody waits for
         self._stopped = False
         self._assembly: Assembly | None = None
-        self._loop: StepLoop | None = None
+
+    def load(self) -> None:
+        """Load the base. Raises what makes that impossible."""
+        from adaptery.serving.torch.assembly import assemble
+
+        self._assembly = assemble(self._begin.base, self._begin.config, self._outbox.flush)
 
     def run(self) -> None:
-        """Load, and take steps until told to stop. Raises what makes that impossible."""
-        from adaptery.serving.torch.assembly import assemble
-        from adaptery.serving.torch.loop import StepLoop
-
-        assembly = self._assembly = assemble(self._begin.base, self._begin.config, self._wake)
-        loop = self._loop = StepLoop(assembly.runner, assembly.scheduler, self._outbox.flush)
+        """Take steps until told to stop. Raises whatever makes a whole step fail."""
         if not self._stopped:
-            self._outbox.send(assembly.started)
-            loop.run()
-        assembly.store.close()
+            self._outbox.send(self._parts.started())
+            self._parts.loop.run()
+        self._parts.store.close()
 
     def hear(self, incoming: Iterator[Any], abandoned: Callable[[], None]) -> None:
         """Do what messages say, beside the steps."""
@@ -126,7 +134,7 @@ class Worker:
             case channel.Cancel(number):
                 if request := self._open.pop(number, None):
                     request.cancelled = True
-                    self._wake()
+                    self._parts.loop.wake()
             case channel.Register(number, name, directory):
                 registration = self._parts.store.register(name, directory)
                 registration.add_done_callback(partial(self._registered, number))
@@ -149,8 +157,7 @@ class Worker:
             self._outbox.send(Chunks([(ask.number, Fault.of(error))]))
             return
         self._open[ask.number] = request
-        if self._loop is not None:
-            self._loop.submit(request)
+        request.answer.when_ready(partial(self._parts.loop.submit, request))
 
     def _deliver(self, number: int, item: Chunk | EngineError) -> None:
         ended = isinstance(item, EngineError) or item.finish_reason is not None
@@ -162,11 +169,7 @@ class Worker:
         error = registration.exception()
         self._outbox.send(Registered(number, Fault.of(error) if error else None))
 
-    def _wake(self) -> None:
-        if self._loop is not None:
-            self._loop.wake()
-
     def _stop(self) -> None:
         self._stopped = True
-        if self._loop is not None:
-            self._loop.stop()
+        if self._assembly is not None:
+            self._assembly.loop.stop()

@@ -215,7 +215,7 @@ def test_a_rollback_under_load_fails_no_request(ask, registry, adapters):
 def test_a_client_that_goes_away_frees_its_slot(base, config, registry):
     config = config.model_copy(update={"max_sequences": 1, "max_context": 512})
     asked = {"model": "tiny", "messages": HELLO, "temperature": 0}
-    with running_server(TorchEngine(base, config), registry, config) as address:
+    with running_server(TorchEngine(base, config, "thread"), registry, config) as address:
         with client(address) as ask, ask.chat.completions.create(stream=True, **asked) as stream:
             next(stream)
         with pytest.raises(httpx.ReadTimeout):
@@ -232,7 +232,7 @@ def test_a_router_may_choose_the_model(base, config, registry):
             assert body["messages"] == HELLO
             return f"{model}@{headers['x-tenant']}"
 
-    engine = TorchEngine(base, config)
+    engine = TorchEngine(base, config, "thread")
     with running_server(engine, registry, config, ByTenant()) as address, client(address) as ask:
         answer = ask.chat.completions.create(
             model="support", extra_headers={"x-tenant": "2"}, **GREEDY

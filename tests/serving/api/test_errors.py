@@ -1,5 +1,7 @@
 """Whatever goes wrong comes back as an OpenAI error object with the right status."""
 
+import sys
+
 import httpx
 import openai
 import pytest
@@ -71,6 +73,16 @@ def test_a_request_that_fails_in_the_engine_is_500_also_in_the_midst_of_a_stream
     assert ask.chat.completions.create(model="tiny", **HELLO).choices
 
 
+def schema(name: str, content: dict) -> dict:
+    """Parameters that ask for an answer of this schema."""
+    asked = {"name": name, "schema": content}
+    return {"response_format": {"type": "json_schema", "json_schema": asked}}
+
+
+def deep(levels: int) -> dict:
+    return {"type": "array", "items": deep(levels - 1)} if levels else {}
+
+
 @pytest.mark.parametrize(
     ("changes", "param"),
     [
@@ -85,10 +97,27 @@ def test_a_request_that_fails_in_the_engine_is_500_also_in_the_midst_of_a_stream
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, None),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty"),
-        ({"logit_bias": {"5": 100}}, "logit_bias"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty"),
+        ({"presence_penalty": -3}, "presence_penalty"),
+        ({"extra_body": {"repetition_penalty": 0}}, "repetition_penalty"),
+        ({"extra_body": {"top_k": -2}}, "top_k"),
+        ({"extra_body": {"min_p": 1.1}}, "min_p"),
+        ({"extra_body": {"min_tokens": 6}}, "min_tokens"),
+        ({"extra_body": {"stop_token_ids": [-1]}}, "stop_token_ids.0"),
+        ({"extra_body": {"stop_token_ids": [124]}}, "stop_token_ids"),
+        ({"logit_bias": {"124": 1}}, "logit_bias"),
+        ({"logit_bias": {"5": 101}}, "logit_bias.5"),
+        ({"logit_bias": {"word": 1}}, "logit_bias.word.[key]"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, None),
+        (schema("person", {"type": "objekt"}), "response_format"),
+        (schema("person", {"type": "array", "uniqueItems": True}), "response_format"),
+        (schema("deep", deep(200)), "response_format"),
+        (schema("person", {}) | {"extra_body": {"min_tokens": 2}}, "min_tokens"),
+        (schema("person", {}) | {"extra_body": {"ignore_eos": True}}, "ignore_eos"),
+        ({"extra_body": {"structured_outputs": {"regex": "("}}}, "structured_outputs"),
+        ({"extra_body": {"structured_outputs": {}}}, "structured_outputs"),
     ],
     ids=str,
 )
@@ -97,12 +126,27 @@ def test_a_parameter_that_cannot_be_obeyed_is_400_and_named(ask, changes, param)
         ask.chat.completions.create(model="support", **HELLO | changes)
     if param is not None:
         assert caught.value.param == param
-        assert param.split(".")[-1] in complaint(caught.value)
+        assert param.split(".")[0] in complaint(caught.value)
+
+
+def test_a_schema_that_cannot_be_obeyed_is_400_that_names_it_and_why(ask):
+    for route in (ask.chat.completions, ask.completions):
+        prompt = {"prompt": "hello"} if route is ask.completions else HELLO
+        asked = schema("person", {"type": "objekt"})
+        with pytest.raises(openai.BadRequestError, match=r"'person'.*objekt"):
+            route.create(model="support", extra_body=asked, **prompt)
+
+
+def test_without_llguidance_a_form_is_400_that_names_the_way_out(ask, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(openai.BadRequestError, match=r"adaptery\[structured\]") as caught:
+        ask.chat.completions.create(model="support", **schema("any", {}), **HELLO)
+    assert caught.value.param == "response_format"
 
 
 def test_an_unknown_parameter_is_400_and_a_harmless_one_is_accepted(ask):
-    with pytest.raises(openai.BadRequestError, match="top_k=5 is not supported"):
-        ask.chat.completions.create(model="support", extra_body={"top_k": 5}, **HELLO)
+    with pytest.raises(openai.BadRequestError, match="beams=5 is not supported"):
+        ask.chat.completions.create(model="support", extra_body={"beams": 5}, **HELLO)
     greedy = HELLO | {"temperature": 0}
     plain = ask.chat.completions.create(model="support", **greedy)
     dressed = ask.chat.completions.create(
@@ -171,7 +215,7 @@ def test_requests_that_are_none_get_error_objects(server, method, path, content,
 def test_a_name_of_both_base_and_adapter_is_refused(base, config, registry, adapters):
     registry.publish("both", adapters["wide"])
     config = config.model_copy(update={"served_name": "both"})
-    engine = TorchEngine(base, config)
+    engine = TorchEngine(base, config, "thread")
     with running_server(engine, registry, config) as address, client(address) as ask:
         with pytest.raises(openai.BadRequestError, match="both@live"):
             ask.chat.completions.create(model="both", **HELLO)
@@ -181,7 +225,7 @@ def test_a_name_of_both_base_and_adapter_is_refused(base, config, registry, adap
 def test_with_an_api_key_everything_but_health_needs_it(base, config, registry):
     keys = (SecretStr("first"), SecretStr("sécond"))
     config = config.model_copy(update={"api_keys": keys})
-    with running_server(TorchEngine(base, config), registry, config) as address:
+    with running_server(TorchEngine(base, config, "thread"), registry, config) as address:
         for key in ("first", "sécond"):
             header = {"authorization": f"Bearer {key}".encode()}
             assert httpx.get(f"{address}/v1/models", headers=header).status_code == 200
@@ -201,7 +245,7 @@ def test_with_an_api_key_everything_but_health_needs_it(base, config, registry):
 async def test_an_engine_that_is_not_running_is_503_but_health_and_models_answer(
     base, config, registry
 ):
-    app = create_app(TorchEngine(base, config), registry, config)
+    app = create_app(TorchEngine(base, config, "thread"), registry, config)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         answer = await http.post("/v1/chat/completions", json={"model": "tiny", **HELLO})
@@ -222,7 +266,7 @@ async def test_a_registry_that_fails_fails_the_request(base, config, registry, e
         def __getattr__(self, name):
             return getattr(registry, name)
 
-    engine = TorchEngine(base, config)
+    engine = TorchEngine(base, config, "thread")
     await engine.start()
     transport = httpx.ASGITransport(create_app(engine, Failing(), config))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:

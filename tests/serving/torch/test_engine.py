@@ -165,7 +165,7 @@ async def test_when_a_step_fails_all_requests_end_and_the_engine_is_not_healthy(
 
 
 async def test_closing_ends_requests_in_flight_with_an_error(base, config):
-    engine = TorchEngine(base, config)
+    engine = TorchEngine(base, config, "thread")
     await engine.start()
     asking = asyncio.create_task(ask(engine, [5], SamplingParams(240, temperature=1.0, seed=1)))
     await asyncio.sleep(0.05)

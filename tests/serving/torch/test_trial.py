@@ -30,7 +30,7 @@ PROMPT = [i % 90 + 5 for i in range(70)]
 
 
 async def greedy(directory: Path, config: ServeConfig, **changes) -> list[int]:
-    engine = TorchEngine(open_base(str(directory)), config.model_copy(update=changes))
+    engine = TorchEngine(open_base(str(directory)), config.model_copy(update=changes), "thread")
     try:
         await engine.start()
         request = GenerationRequest(tuple(PROMPT), SamplingParams(12, temperature=0))
@@ -121,4 +121,4 @@ async def test_a_base_whose_weights_are_damaged_is_refused(tmp_path, config):
     base = open_base(str(directory))
     (directory / "model.safetensors").write_bytes(b"nonsense")
     with pytest.raises(BaseNotFound):
-        await TorchEngine(base, config).start()
+        await TorchEngine(base, config, "thread").start()

@@ -1,0 +1,112 @@
+"""The parts of a worker, put together for one base and one configuration."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import uuid4
+
+import torch
+
+from adaptery.base_model import LocalBase
+from adaptery.errors import EngineError
+from adaptery.serving.config import ServeConfig
+from adaptery.serving.engine import Chunk, GenerationRequest
+from adaptery.serving.torch.answer import Answer
+from adaptery.serving.torch.blocks import BLOCK
+from adaptery.serving.torch.cache import KeyValueCache
+from adaptery.serving.torch.channel import Started
+from adaptery.serving.torch.loop import StepLoop
+from adaptery.serving.torch.memory import cache_blocks
+from adaptery.serving.torch.model import (
+    Decoder,
+    choose_device,
+    choose_dtype,
+    load_model,
+    longest_context,
+    stored_dtype,
+)
+from adaptery.serving.torch.runner import Runner
+from adaptery.serving.torch.scheduler import Scheduler
+from adaptery.serving.torch.sequence import Request
+from adaptery.serving.torch.store import AdapterStore, adapter_budget
+from adaptery.serving.torch.trial import try_out
+from adaptery.serving.torch.weights import AdapterReader
+
+DEFAULT_CONTEXT = 4096
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """All that computes."""
+
+    base: LocalBase
+    config: ServeConfig
+    context: int
+    decoder: Decoder
+    cache: KeyValueCache
+    budget: int
+    store: AdapterStore
+    loop: StepLoop
+
+    def request(
+        self, asked: GenerationRequest, deliver: Callable[[Chunk | EngineError], None]
+    ) -> Request:
+        """A request as the scheduler takes it, whose answer goes to `deliver`."""
+        end_ids, prompt = self.decoder.end_ids, asked.prompt
+        answer = Answer(asked.sampling, self.base.tokenizer, end_ids, prompt, deliver)
+        owner = asked.adapter or "" if self.config.prefix_cache else uuid4().hex
+        return Request(list(prompt), answer=answer, adapter_name=asked.adapter, seed=owner.encode())
+
+    def started(self) -> Started:
+        """What the server is told, and tells others."""
+        tokens = self.cache.blocks * BLOCK
+        weights = self.decoder.model.state_dict()
+        state = {
+            "device": str(self.decoder.device),
+            "dtype": str(self.decoder.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+            "weights_bytes": sum({w.data_ptr(): w.nbytes for w in weights.values()}.values()),
+            "kv_tokens": tokens,
+            "kv_bytes": tokens * self.cache.bytes_per_token(),
+            "adapter_bytes": self.budget,
+            "max_adapters": self.config.max_adapters,
+            "max_sequences": self.config.max_sequences,
+            "max_context": self.context,
+        }
+        return Started(self.context, self.decoder.vocabulary, state)
+
+
+def assemble(base: LocalBase, config: ServeConfig, flush: Callable[[], None]) -> Assembly:
+    """Load the base. `flush` will be called at the end of each step.
+
+    Raises:
+        DoesNotFit: there is too little memory for the weights or the cache.
+        ConfigError: the device or the context is not to be had.
+        UsageError: an architecture that this engine would not compute right.
+        BaseNotFound: the files are not a model.
+    """
+    use_threads(config.threads)
+    device = choose_device(config.device)
+    model = load_model(base, device, choose_dtype(config.dtype, device, stored_dtype(base)))
+    context = longest_context(model, config.max_context, DEFAULT_CONTEXT)
+    decoder, tried = try_out(model, base)
+    cache = tried.resized(cache_blocks(config, context, tried.bytes_per_token(), device))
+    budget = adapter_budget(config, device)
+    reader = AdapterReader(decoder.layers, decoder.dtype, decoder.device)
+    store = AdapterStore(
+        reader.open, budget=budget, limit=config.max_adapters, on_change=lambda: loop.wake()
+    )
+    scheduler = Scheduler(cache, store, config.max_sequences, config.step_tokens)
+    loop = StepLoop(Runner(decoder, cache), scheduler, flush)
+    return Assembly(base, config, context, decoder, cache, budget, store, loop)
+
+
+def use_threads(count: int | None) -> None:
+    """Compute with so many; None means all cores that this process may use.
+
+    Who sets OMP_NUM_THREADS has chosen already.
+    """
+    if count is None and "OMP_NUM_THREADS" not in os.environ:
+        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if count is not None:
+        torch.set_num_threads(count)
