@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 READERS = 2  # adapters read at the same time
+STOPPED = "The engine was stopped."
 SHARE = 4  # of the memory that is free at start, adapters take one part in so many
 
 
@@ -74,6 +75,8 @@ class AdapterStore:
                 entry = self._entries[name] = Entry(name, directory)
                 entry.registration.set_running_or_notify_cancel()  # nobody may cancel it for all
                 self._queue[entry] = None
+                if self._closed:
+                    self._fail(entry, EngineError(STOPPED))
             elif entry.forgotten:  # and yet in use or being read
                 entry.forgotten, entry.directory, entry.marks = False, directory, ()
             return entry.registration
@@ -104,9 +107,8 @@ class AdapterStore:
         """Read no more; who waits for a registration gets an `EngineError`."""
         with self._deciding():
             self._closed = True
-            for entry in self._entries.values():
-                if not entry.registered and not entry.reading:
-                    self._decided.append((entry.registration, EngineError("The engine stopped.")))
+            for entry in [e for e in self._entries.values() if not e.registered and not e.reading]:
+                self._fail(entry, EngineError(STOPPED))
         self._pool.shutdown(wait=False)
 
     # What the step thread asks for.
@@ -283,13 +285,13 @@ class AdapterStore:
         """Whether a version whose size is known now has a place; else it queues for one."""
         if file.nbytes > self._residents.budget:
             raise InvalidAdapter(
-                f"{entry.name} takes {megabytes(file.nbytes)} in memory, where all adapters "
-                f"together have {megabytes(self._residents.budget)}. Start the server with a "
-                "larger --adapter-memory."
+                f"{entry.name} takes {file.nbytes:,} bytes in memory, where all adapters "
+                f"together have {self._residents.budget:,}. Start the server with a larger "
+                "--adapter-memory."
             )
         with self._lock:
             if self._closed:
-                raise EngineError("The engine stopped.")
+                raise EngineError(STOPPED)
             entry.nbytes = file.nbytes
             queued = any(other.nbytes for other in self._queue)
             if not queued and self._residents.take(entry, self._movable(entry)):
@@ -317,21 +319,17 @@ class AdapterStore:
         else:
             del self._entries[entry.name]
             self._wanted.discard(entry)
+            self._queue.pop(entry, None)
             self._decided.append((entry.registration, registration_error(entry.name, error)))
 
 
 def registration_error(name: str, error: Exception) -> AdapteryError:
     """Why a version cannot be loaded, as one of our errors."""
-    if isinstance(error, InvalidAdapter):
+    if isinstance(error, InvalidAdapter | EngineError):
         return error
     if isinstance(error, OSError):
         return InvalidAdapter(f"{name} cannot be read: {error}")
     return EngineError(f"{name} could not be loaded: {error or type(error).__name__}")
-
-
-def megabytes(size: int) -> str:
-    """Bytes as messages show them."""
-    return f"{size / 1e6:,.1f} MB"
 
 
 def adapter_budget(config: ServeConfig, device: "torch.device") -> int:
