@@ -1,10 +1,13 @@
 """Chat completions through the official client."""
 
+import json
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import jsonschema
 import openai
 import pytest
 
@@ -238,3 +241,105 @@ def test_a_router_may_choose_the_model(base, config, registry):
             model="support", extra_headers={"x-tenant": "2"}, **GREEDY
         )
     assert answer.model == "support@2"
+
+
+def held(schema: dict) -> dict:
+    """Parameters that ask for an answer of this schema."""
+    asked = {"name": "form", "strict": True, "schema": schema}
+    return {"response_format": {"type": "json_schema", "json_schema": asked}}
+
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "pattern": "^[a-z]{1,12}$"},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        "tags": {"type": "array", "items": {"enum": ["new", "old"]}, "maxItems": 3},
+    },
+    "required": ["name", "age", "tags"],
+    "additionalProperties": False,
+}
+
+
+def test_an_answer_held_to_a_schema_is_json_of_it_whole_and_streamed(ask):
+    asked = {"model": "support", "messages": HELLO, "max_tokens": 200, "seed": 4} | held(PERSON)
+    whole = ask.chat.completions.create(**asked)
+    assert whole.choices[0].finish_reason == "stop"
+    jsonschema.validate(json.loads(text(whole)), PERSON)
+    chunks = list(ask.chat.completions.create(**asked, stream=True))
+    assert "".join(c.choices[0].delta.content or "" for c in chunks) == text(whole)
+    assert sum(bool(c.choices[0].delta.content) for c in chunks) > 10
+    assert chunks[-1].choices[0].finish_reason == "stop"
+
+
+def test_held_and_free_requests_to_several_versions_share_steps(ask):
+    """Every answer is the one that its request gets when it is alone."""
+    models_asked = ["tiny", "support", "support@2", "news"] * 2
+    kinds = [held(PERSON)] * 4 + [{}] * 4
+
+    def one(number: int) -> str:
+        asked = {"messages": HELLO, "max_tokens": 160, "seed": number} | kinds[number]
+        return text(ask.chat.completions.create(model=models_asked[number], **asked))
+
+    numbers = range(len(kinds))
+    alone = [one(number) for number in numbers]
+    with ThreadPoolExecutor(len(kinds)) as pool:
+        assert list(pool.map(one, numbers)) == alone
+    for answer in alone[:4]:
+        jsonschema.validate(json.loads(answer), PERSON)
+
+
+def test_a_json_object_a_regex_and_a_choice_can_be_asked_for(ask):
+    for seed in range(3):
+        asked = {"model": "support", "messages": HELLO, "max_tokens": 60, "seed": seed}
+        answer = ask.chat.completions.create(**asked, response_format={"type": "json_object"})
+        assert text(answer).startswith("{")
+        for form, allowed in (
+            ({"regex": "(ab|ba){2,3}"}, "(ab|ba){2,3}"),
+            ({"choice": ["a.b", "(no)"]}, r"a\.b|\(no\)"),
+            ({"json": {"const": 7}}, "7"),
+        ):
+            answer = ask.chat.completions.create(**asked, extra_body={"structured_outputs": form})
+            assert re.fullmatch(allowed, text(answer))
+
+
+def test_every_parameter_of_sampling_changes_the_answer(ask, base):
+    greedy = {"model": "support", "messages": HELLO, "temperature": 0, "max_tokens": 24}
+    drawn = greedy | {"temperature": 1.5, "seed": 3}
+
+    def said(**asked) -> str:
+        return text(ask.chat.completions.create(**asked))
+
+    best, free = said(**greedy), said(**drawn)
+    first, other = (base.tokenizer(letters)["input_ids"][0] for letters in (best[:2], "z"))
+    bias = {str(first): -100, str(other): 2}
+    for wanted in ({"presence_penalty": 2}, {"frequency_penalty": 1}, {"logit_bias": bias}):
+        assert said(**greedy, **wanted) not in ("", best)
+    assert said(**greedy, extra_body={"repetition_penalty": 1.5}) != best
+    for wanted in ({"top_k": 3}, {"min_p": 0.5}):
+        assert said(**drawn, extra_body=wanted) != free
+    for wanted in ({"top_k": 1}, {"min_p": 1}):
+        assert said(**drawn, extra_body=wanted) == best
+    for wanted in ({"top_k": 0}, {"top_k": -1}, {"min_p": 0}, {"repetition_penalty": 1}):
+        assert said(**drawn, extra_body=wanted) == free
+
+
+def test_stop_tokens_and_min_tokens_set_the_end(ask, base):
+    whole = text(ask.chat.completions.create(model="support", **GREEDY))
+    ids = base.tokenizer(whole)["input_ids"]
+    stop = {"stop_token_ids": [ids[4]]}
+    early = ask.chat.completions.create(model="support", extra_body=stop, **GREEDY)
+    assert early.choices[0].finish_reason == "stop"
+    assert early.usage.completion_tokens == ids.index(ids[4]) + 1
+    assert text(early) == base.tokenizer.decode(ids[: ids.index(ids[4])])
+    late = ask.chat.completions.create(
+        model="support", extra_body=stop | {"min_tokens": 9}, **GREEDY
+    )
+    assert late.usage.completion_tokens > 9
+    # Special tokens score 0 here, so they come when they are pushed.
+    end = GREEDY | {"logit_bias": {str(base.tokenizer.eos_token_id): 100}}
+    assert ask.chat.completions.create(model="support", **end).usage.completion_tokens == 1
+    for ends in ({"ignore_eos": True}, {"min_tokens": 12}):
+        answer = ask.chat.completions.create(model="support", extra_body=ends, **end)
+        assert answer.usage.completion_tokens == 12
+        assert answer.choices[0].finish_reason == "length"
