@@ -15,6 +15,7 @@ from adaptery.serving.torch.answer import Answer
 from adaptery.serving.torch.blocks import BLOCK
 from adaptery.serving.torch.cache import KeyValueCache
 from adaptery.serving.torch.channel import Started
+from adaptery.serving.torch.constraints import prepare
 from adaptery.serving.torch.loop import StepLoop
 from adaptery.serving.torch.memory import cache_blocks
 from adaptery.serving.torch.model import (
@@ -90,6 +91,7 @@ def assemble(base: LocalBase, config: ServeConfig, flush: Callable[[], None]) ->
     model = load_model(base, device, choose_dtype(config.dtype, device, stored_dtype(base)))
     context = longest_context(model, config.max_context, DEFAULT_CONTEXT)
     decoder, tried = try_out(model, base)
+    prepare(base.tokenizer, decoder.end_ids)
     cache = tried.resized(cache_blocks(config, context, tried.bytes_per_token(), device))
     budget = adapter_budget(config, device)
     reader = AdapterReader(decoder.layers, decoder.dtype, decoder.device)
