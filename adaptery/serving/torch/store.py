@@ -168,7 +168,7 @@ class AdapterStore:
 
     @property
     def starving(self) -> int:
-        """How many versions that are asked for cannot come because all that are there are in use."""
+        """How many versions that are asked for cannot come because all others are in use."""
         return self._starving
 
     @property

@@ -253,14 +253,3 @@ def refusals(name: str) -> Iterator[None]:
         raise InvalidAdapter(f"{name} cannot be applied to this base in full: {error}.") from error
     except (OSError, re.error, ValueError) as error:
         raise InvalidAdapter(f"{name} cannot be read: {error}") from error
-
-
-def read_adapter(
-    name: str,
-    directory: Path,
-    layers: Mapping[str, Layer],
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Adapter:
-    """The adapter in `directory`. Raises `InvalidAdapter` if it cannot be applied in full."""
-    return AdapterReader(layers, dtype, device).open(name, directory).read()
