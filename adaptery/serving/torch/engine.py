@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -14,7 +14,7 @@ from adaptery.serving.config import ServeConfig
 from adaptery.serving.engine import Chunk, GenerationRequest
 from adaptery.serving.torch.channel import Begin
 from adaptery.serving.torch.link import Link
-from adaptery.serving.torch.process import DEFAULT, UNUSED, Isolation, without
+from adaptery.serving.torch.process import DEFAULT, UNUSED, Isolation, loading
 
 log = logging.getLogger(__name__)
 
@@ -153,8 +153,7 @@ class TorchEngine:
                 link.leave(number)
 
     def _read_tokenizer(self) -> None:
-        unused = ("torch", *UNUSED) if self._isolation == "process" else ()
-        with without(*unused):
+        with loading("torch", *UNUSED) if self._isolation == "process" else nullcontext():
             self.base.tokenizer  # noqa: B018 it is kept there
 
     def _begin(self) -> Link:

@@ -3,8 +3,9 @@
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,6 @@ from adaptery.errors import AdapteryError, EngineError
 from adaptery.serving.engine import Chunk
 from adaptery.serving.torch import channel
 from adaptery.serving.torch.channel import Ask, Begin, Chunks, Failed, Fault, Registered
-from adaptery.serving.torch.process import without
 
 if TYPE_CHECKING:
     from adaptery.serving.torch.assembly import Assembly
@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 def work(
     connection: socket.socket,
     abandoned: Callable[[], None] = lambda: None,
-    unused: Iterable[str] = (),
+    loading: AbstractContextManager[None] | None = None,
 ) -> None:
     """Serve the other end of `connection` until it says stop or is gone.
 
     Args:
         abandoned: called when it is gone, whatever is being done here.
-        unused: packages that the base's libraries need not import.
+        loading: entered while the base is loaded.
     """
     with connection, connection.makefile("rb") as file:
         incoming = channel.messages(file)
@@ -45,7 +45,7 @@ def work(
         )
         hearing.start()
         try:
-            with without(*unused):
+            with loading or nullcontext():
                 worker.load()
             worker.run()
         except Exception as error:
