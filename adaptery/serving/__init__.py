@@ -8,6 +8,7 @@ residency.py  which versions the engine knows; a version is proven before it ans
 proofs.py     which versions have been proven, kept between starts
 pins.py       models whose versions are at hand from the start
 probe.py      does the engine answer as the trained model did?
+grammar.py    forms that answers can be held to
 prompts.py    messages and text → tokens
 api/          the HTTP application
 run.py        a process that serves it

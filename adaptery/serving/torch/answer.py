@@ -147,20 +147,31 @@ def choose(answers: Sequence[Answer], logits: Tensor) -> list[Chunk | EngineErro
         ]
 
 
-def look(logits: Tensor, wanted: list[int]) -> tuple[list[int], list[float], dict[int, Floats]]:
+Seen = tuple[list[int], list[float], dict[int, Floats]]
+
+
+def look(logits: Tensor, wanted: list[int]) -> Seen:
     """The best token of every row, its score, and all scores of the rows wanted.
 
     A row that holds NaN or infinity has one of these as its best. (Minus infinity is how a model
     rules a token out, and no fault as long as there are others.)
     """
-    if logits.device.type == "cpu":  # where numpy's argmax takes a tenth of the time of torch's
-        scores = logits.float().numpy()
-        best = scores.argmax(axis=1)
-        peaks = scores[np.arange(len(best)), best]
-        return best.tolist(), peaks.tolist(), {row: scores[row] for row in wanted}
+    return (look_here if logits.device.type == "cpu" else look_there)(logits, wanted)
+
+
+def look_here(logits: Tensor, wanted: list[int]) -> Seen:
+    """On the CPU, where numpy's argmax takes a tenth of the time of torch's."""
+    scores = logits.float().numpy()
+    tokens = scores.argmax(axis=1)
+    peaks = scores[np.arange(len(tokens)), tokens]
+    return tokens.tolist(), peaks.tolist(), {row: scores[row] for row in wanted}
+
+
+def look_there(logits: Tensor, wanted: list[int]) -> Seen:
+    """On an accelerator, of which only the rows wanted come here."""
     values, tokens = logits.max(dim=1)
-    rows = zip(wanted, logits[wanted].float().cpu().numpy(), strict=True)
-    return tokens.tolist(), values.tolist(), dict(rows)
+    rows = logits[wanted].float().cpu().numpy()
+    return tokens.tolist(), values.tolist(), dict(zip(wanted, rows, strict=True))
 
 
 def advance(answer: Answer, token: int, peak: float, scores: Floats | None) -> Chunk | EngineError:

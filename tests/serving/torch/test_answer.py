@@ -10,7 +10,7 @@ from transformers.generation.logits_process import RepetitionPenaltyLogitsProces
 
 from adaptery.errors import EngineError
 from adaptery.serving.engine import Chunk, SamplingParams
-from adaptery.serving.torch.answer import Answer, choose
+from adaptery.serving.torch.answer import Answer, choose, look_here, look_there
 from tests.serving.torch.test_text import TOKENIZER
 
 VOCABULARY = len(TOKENIZER)
@@ -100,6 +100,21 @@ def test_scores_that_are_not_finite_end_their_request_alone(kind, value):
     assert first == only(given[:1], answer(seed=1, **kind))
     assert third == only(given[2:], answer(seed=1, **kind))
     assert torch.equal(given.nan_to_num(1.5), before.nan_to_num(1.5))  # nobody's scores are changed
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_cpus_way_of_looking_sees_what_the_accelerators_does(dtype):
+    given = scores(3, 6).to(dtype)
+    given[1, 5] = math.nan
+    given[2, 9] = math.inf
+    given[3, 9] = -math.inf
+    given[4, 20] = given[4, 200] = 50
+    here, there = look_here(given, [0, 3]), look_there(given, [0, 3])
+    assert here[0] == there[0]
+    assert here[1] == pytest.approx(there[1], nan_ok=True)
+    assert here[2].keys() == there[2].keys()
+    for row, seen in here[2].items():
+        np.testing.assert_array_equal(seen, there[2][row])
 
 
 def test_a_row_of_nothing_but_minus_infinity_is_an_error():

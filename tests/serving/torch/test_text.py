@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers import models as bpe
 from transformers import PreTrainedTokenizerFast
 
@@ -19,7 +19,31 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
 
 
+def fallback_tokenizer() -> PreTrainedTokenizerFast:
+    """As Llama's: words begin with ▁, which the first one loses; unknown characters are bytes."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"abn,.!"]
+    tokens += ["▁a", "an", "▁an", "ban"]
+    merges = [("▁", "a"), ("a", "n"), ("▁", "an"), ("b", "an")]
+    vocabulary = {text: token for token, text in enumerate(tokens)}
+    backend = Tokenizer(bpe.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True))
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    backend.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+
+
 TOKENIZER = byte_tokenizer()
+FALLBACK = fallback_tokenizer()
 
 
 def pieces(text: str, *stop: str) -> tuple[list[str], bool]:
@@ -70,6 +94,27 @@ def test_bytes_that_are_no_text_do_not_hold_up_what_follows():
     text = "".join(stream.push(token) for token in [wrong] * 9 + TOKENIZER("so")["input_ids"])
     assert text.endswith("so")
     assert set(text[:-2]) == {"\ufffd"}
+
+
+@given(st.lists(st.text(" aban,.!€😀é", min_size=1, max_size=8), min_size=1, max_size=5))
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, FALLBACK], ids=["bytes", "fallback"])
+def test_the_pieces_are_what_the_tokenizer_decodes_with_special_tokens_between(tokenizer, texts):
+    end = tokenizer.eos_token_id
+    ids = [token for text in texts for token in (*tokenizer(text)["input_ids"], end)]
+    stream = TextStream(tokenizer, ())
+    parts = [stream.push(token) for token in ids]
+    assert "".join([*parts, stream.flush()]) == tokenizer.decode(ids, skip_special_tokens=True)
+    assert not any("\ufffd" in part for part in parts)
+
+
+def test_a_tokenizer_that_decodes_in_its_own_way_is_asked_itself():
+    class Loud(PreTrainedTokenizerFast):
+        def _decode(self, *args, **kwargs):
+            return super()._decode(*args, **kwargs).upper()
+
+    loud = Loud(tokenizer_object=TOKENIZER.backend_tokenizer, eos_token="<|end|>")
+    stream = TextStream(loud, ())
+    assert "".join(stream.push(token) for token in loud("quiet")["input_ids"]) == "QUIET"
 
 
 def test_special_tokens_have_no_text():
