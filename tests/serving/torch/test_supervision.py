@@ -1,11 +1,11 @@
-"""The engine's worker dies, fails, hangs or is flooded; nobody waits for ever, and it comes back."""
+"""The engine's worker dies, fails, hangs or is flooded: nobody waits for ever; it comes back."""
 
 import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from time import monotonic, sleep
+from time import monotonic
 
 import httpx
 import psutil
