@@ -26,7 +26,8 @@ def chat_routes(service: Service) -> APIRouter:
     @routes.post("/v1/chat/completions", response_model=None)
     async def chat(body: ChatRequest, request: Request) -> Response:
         service.require_ready()
-        await asyncio.to_thread(body.check_form)
+        if body.form:
+            await asyncio.to_thread(body.check_form)
         target = await service.route(body.model, await request.json(), request.headers)
         async with AsyncExitStack() as resources:
             directory = await resources.enter_async_context(holding(service, target))

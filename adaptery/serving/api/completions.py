@@ -27,7 +27,8 @@ def completion_routes(service: Service) -> APIRouter:
     @routes.post("/v1/completions", response_model=None)
     async def complete(body: CompletionRequest, request: Request) -> Response:
         service.require_ready()
-        await asyncio.to_thread(body.check_form)
+        if body.form:
+            await asyncio.to_thread(body.check_form)
         target = await service.route(body.model, await request.json(), request.headers)
         async with AsyncExitStack() as resources:
             await resources.enter_async_context(holding(service, target))
