@@ -56,8 +56,7 @@ def rebuilt(model: PreTrainedModel, base: LocalBase, text: list[int], vocabulary
         if head not in group.values():  # it gets the chosen tokens only
             Projection(group, active)
             layers.update(group)
-    if head.weight is not model.get_input_embeddings().weight:
-        Projection({"head": head}, ActiveAdapters())
+    Projection({"head": head}, ActiveAdapters())
     model.set_attn_implementation(attention.NAME)
     return Decoder(model, layers, active, end_tokens(model, base), vocabulary)
 
