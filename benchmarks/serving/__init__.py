@@ -1,6 +1,6 @@
 """How fast, how lean and how right a server is: the parts of `benchmarks.serve`.
 
-material.py   a random base of Qwen2.5-0.5B's shape, random adapters of it, registries that hold them
+material.py   a random base of Qwen2.5-0.5B's shape, adapters of it, registries that hold them
 servers.py    `adapters serve` and vLLM, started, found ready and ended
 load.py       OpenAI-style clients: one stream, closed loops, Poisson arrivals
 numbers.py    percentiles, ratios taken in turns, and whether a bar is met

@@ -63,7 +63,8 @@ def zipf(models: Sequence[str], count: int, seed: int) -> list[Job]:
     """`count` requests, the k-th of `models` asked 1/k times as often as the first."""
     weights = [1 / rank for rank in range(1, len(models) + 1)]
     chosen = random.Random(seed).choices(models, weights, k=count)
-    return [Job(model, job.prompt) for model, job in zip(chosen, jobs(models, count, seed))]
+    plain = jobs(models, count, seed)
+    return [Job(model, job.prompt) for model, job in zip(chosen, plain, strict=True)]
 
 
 def client(url: str) -> httpx.AsyncClient:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -74,7 +74,13 @@ def vllm(work: Path, home: Path, adapters: Sequence[str] = (), rank: int = 8) ->
     """vLLM on the CPU from the environment `home`, at its best settings there: see STACK.md."""
     port = free_port()
     command = [str(home / "bin" / "vllm"), "serve", str(work / "base"), "--port", str(port)]
-    command += ["--served-model-name", BASE, "--dtype", "bfloat16", "--enforce-eager"]
+    command += [
+        "--served-model-name",
+        BASE,
+        "--dtype",
+        "bfloat16",
+        *os.environ.get("VX", "--enforce-eager").split(),
+    ]
     command += ["--max-num-seqs", str(SEQUENCES), "--max-model-len", str(CONTEXT)]
     if adapters:
         command += ["--enable-lora", "--max-loras", "8", "--max-lora-rank", str(rank)]
@@ -83,6 +89,7 @@ def vllm(work: Path, home: Path, adapters: Sequence[str] = (), rank: int = 8) ->
     environment = {
         "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
         "VLLM_CPU_KVCACHE_SPACE": str(KV_BYTES >> 30),
+        "VLLM_CACHE_ROOT": str(work / "vllm-cache"),  # of what it compiles
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
         "LD_PRELOAD": ":".join(str(path) for path in preloaded if path.exists()),
@@ -98,7 +105,7 @@ def running(
     port: int,
     ready: str,
     log: Path,
-    environment: Mapping[str, str] | None = None,
+    environment: dict[str, str] | None = None,
 ) -> Iterator[Server]:
     """Run `command` meanwhile; `ready` is the path that answers 200 once it serves."""
     began = time.perf_counter()
@@ -107,7 +114,7 @@ def running(
             command,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": str(CORES)} | dict(environment or {}),
+            env=plain_environment() | (environment or {}),
             start_new_session=True,
         )
     url = f"http://127.0.0.1:{port}"
@@ -116,6 +123,11 @@ def running(
         yield Server(url, process, time.perf_counter() - began)
     finally:
         end(process)
+
+
+def plain_environment() -> dict[str, str]:
+    """The environment without advice about threads: each engine has its own way with them."""
+    return {key: v for key, v in os.environ.items() if not key.startswith(("OMP_", "KMP_", "MKL_"))}
 
 
 def wait(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
