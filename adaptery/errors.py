@@ -33,6 +33,7 @@ from difflib import get_close_matches
 from typing import ClassVar
 
 _MAX_SHOWN = 120  # characters of a strange value that a message repeats
+_MAX_NAMES = 40  # known ones that a message lists
 
 
 class AdapteryError(Exception):
@@ -147,7 +148,8 @@ def suggest(name: str, known: Iterable[str]) -> str:
         return "There is none yet."
     near = get_close_matches(name, names, n=1)
     guess = f"Did you mean {near[0]!r}? " if near else ""
-    return f"{guess}Known: {', '.join(names)}."
+    others = [f"and {len(names) - _MAX_NAMES:,} more"] if len(names) > _MAX_NAMES else []
+    return f"{guess}Known: {', '.join([*names[:_MAX_NAMES], *others])}."
 
 
 def brief(value: object, *, quote: bool = True) -> str:

@@ -59,7 +59,7 @@ class Resolver:
         return [self.base_name, *(str(ref) for ref, _ in self.references())]
 
     def references(self) -> list[tuple[AdapterRef, Version]]:
-        """The aliases and versions of this base's adapters, each adapter's aliases first."""
+        """The aliases of this base's adapters and then their versions, each by adapter."""
         mine = {
             (version.name, version.number): version
             for version in self._source.versions()
@@ -71,4 +71,9 @@ class Resolver:
             if (alias.adapter, alias.number) in mine
         ]
         numbers = [(AdapterRef(name, number), version) for (name, number), version in mine.items()]
-        return sorted(aliases + numbers, key=lambda pair: pair[0].name)
+        return sorted(aliases, key=by_name) + numbers
+
+
+def by_name(pair: tuple[AdapterRef, Version]) -> str:
+    """Sort key: the adapter."""
+    return pair[0].name

@@ -1,10 +1,11 @@
 """What a local registry's database says: which versions, aliases and events there are."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, delete, insert, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from adaptery.errors import Conflict, CorruptFile
@@ -44,6 +45,9 @@ from adaptery.types import (
 )
 
 _VERSIONS = select(versions).order_by(versions.c.adapter, versions.c.number)
+_KEYS = select(versions.c.adapter, versions.c.number, versions.c.digest).order_by(
+    versions.c.adapter, versions.c.number
+)
 _ALIASES = select(aliases).order_by(aliases.c.adapter, aliases.c.name)
 _EVENTS = (
     select(events)
@@ -78,6 +82,7 @@ _BY_ALIAS = _IDENTITY.join(
 ).where(aliases.c.name == bindparam("alias"))
 
 _HISTORIES = 256  # adapters whose events are kept in memory
+_LISTED = 8192  # versions, if there are no more, that a list of all keeps in memory
 
 
 class Catalogue:
@@ -87,6 +92,7 @@ class Catalogue:
         self._database = database
         # Versions never change, so what was read and verified once need not be read again.
         self._version = lru_cache(maxsize=4096)(self._load)
+        self._listed: Mapping[Any, Version] = {}  # adapter, number and digest -> version
         # Nor do the events that a history begins with: adapter -> events, and their digest.
         self._histories: dict[str, tuple[tuple[Event, ...], str]] = {}
 
@@ -120,9 +126,15 @@ class Catalogue:
 
     def versions(self, name: str | None) -> list[Version]:
         """All versions, of one adapter or of all, in order of name and number."""
-        chosen = _VERSIONS if name is None else _VERSIONS.where(versions.c.adapter == name)
+        mine = true() if name is None else versions.c.adapter == name
         with self._database.read() as connection:
-            return [to_version(row) for row in connection.execute(chosen)]
+            keys = connection.execute(_KEYS.where(mine)).all()
+            if all(key in self._listed for key in keys):
+                return [self._listed[key] for key in keys]
+            found = [to_version(row) for row in connection.execute(_VERSIONS.where(mine))]
+        if name is None and len(found) <= _LISTED:
+            self._listed = {(v.name, v.number, v.digest): v for v in found}
+        return found
 
     def newest(self, query: Query) -> list[Listed]:
         """A row per adapter on the query's page. Raises `UnknownName` for an unknown metric."""
@@ -183,6 +195,7 @@ class Catalogue:
     def forget(self) -> None:
         """Read everything afresh from now on."""
         self._version.cache_clear()
+        self._listed = {}
         self._histories.clear()
 
     def commit(

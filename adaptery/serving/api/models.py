@@ -1,13 +1,21 @@
-"""`GET /v1/models`: the base, and what its adapters' names, aliases and versions mean now."""
+"""`GET /v1/models`: the base, and what its adapters' names, aliases and versions mean now.
+
+All of them, or `limit` of them `after` one, as in OpenAI's other lists: names come before versions.
+"""
 
 import asyncio
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
+from fastapi.responses import JSONResponse
 
 from adaptery.classification import labels_of
+from adaptery.errors import ReferenceNotFound
 from adaptery.serving.api.service import Service
 from adaptery.types import AdapterRef, Version
+
+Limit = Annotated[int | None, Query(ge=1)]
 
 
 def model_routes(service: Service) -> APIRouter:
@@ -15,11 +23,16 @@ def model_routes(service: Service) -> APIRouter:
     routes = APIRouter()
 
     @routes.get("/v1/models")
-    async def models() -> dict[str, Any]:
+    async def models(limit: Limit = None, after: str | None = None) -> JSONResponse:
         references = await asyncio.to_thread(service.resolver.references)
         base_name = service.resolver.base_name
-        adapters = [card(ref, version, base_name) for ref, version in references]
-        return {"object": "list", "data": [base_card(service), *adapters]}
+        ids = [base_name, *(str(ref) for ref, _ in references)]
+        first, end = bounds(ids, limit, after)
+        cards = [card(*named, base_name) for named in references[max(first - 1, 0) : end - 1]]
+        if first == 0:
+            cards.insert(0, base_card(service))
+        more = {"has_more": end < len(ids), "last_id": ids[end - 1]}
+        return JSONResponse({"object": "list", "data": cards, **more})  # unchecked, for speed
 
     @routes.get("/v1/models/{model:path}")
     async def model(model: str) -> dict[str, Any]:
@@ -29,6 +42,16 @@ def model_routes(service: Service) -> APIRouter:
         return card(AdapterRef.parse(model), version, service.resolver.base_name)
 
     return routes
+
+
+def bounds(ids: Sequence[str], limit: int | None, after: str | None) -> tuple[int, int]:
+    """Where a page begins and ends. Raises `ReferenceNotFound` if there is no id `after`."""
+    if after is not None and after not in ids:
+        raise ReferenceNotFound(
+            f"There is no model {after!r} to go on after: give the `last_id` of a page."
+        )
+    first = ids.index(after) + 1 if after is not None else 0
+    return first, len(ids) if limit is None else min(first + limit, len(ids))
 
 
 def base_card(service: Service) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The list of models, and what Prometheus is told."""
 
+from typing import Any
+
 import httpx
 import pytest
 
@@ -29,6 +31,38 @@ def test_the_list_holds_the_base_and_every_name_of_its_adapters(ask, base):
         "news@1": "news@1",
     }
     assert cards["support"].parent == "tiny"
+
+
+def page(server: str, **query: object) -> dict[str, Any]:
+    answer = httpx.get(f"{server}/v1/models", params=query)
+    return {"status": answer.status_code, **answer.json()}
+
+
+def test_names_come_before_versions(server):
+    ids = [card["id"] for card in page(server)["data"]]
+    assert ids == [
+        *["tiny", "news", "support@canary", "support"],
+        *["news@1", "support@1", "support@2"],
+    ]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 6, 7, 100])
+def test_pages_together_are_the_list(server, limit):
+    whole = page(server)["data"]
+    found, more = [], {"has_more": True}
+    while more["has_more"]:
+        after = {"after": more["last_id"]} if found else {}
+        more = page(server, limit=limit, **after)
+        assert 0 < len(more["data"]) <= limit
+        found += more["data"]
+    assert found == whole
+    assert page(server, limit=limit, after=found[-1]["id"])["data"] == []
+
+
+def test_a_page_after_nothing_or_of_nothing_is_refused(server):
+    assert page(server, after="nobody")["status"] == 404
+    assert "last_id" in page(server, after="nobody")["error"]["message"]
+    assert page(server, limit=0)["status"] == 400
 
 
 def test_every_model_that_is_listed_answers_and_can_be_retrieved(ask, registry):
