@@ -57,11 +57,16 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """A prompt for the base, or for the version loaded as `adapter` (its `Version.engine_name`)."""
+    """A prompt for the base, or for the version loaded as `adapter` (its `Version.engine_name`).
+
+    What an engine keeps of prompts serves other requests of the same adapter and `tenant` only: how
+    fast an answer comes must not tell anyone what others have asked.
+    """
 
     prompt: tuple[int, ...]
     sampling: SamplingParams
     adapter: str | None = None
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,7 @@ def prepare(
             )
         for choice in range(body.n):
             sampling = body.sampling(choice, room, logprobs)
-            requests.append(GenerationRequest(prompt, sampling, adapter))
+            requests.append(GenerationRequest(prompt, sampling, adapter, target.tenant))
     return Answering(service, target, requests, Usage(sum(map(len, prompts))))
 
 

@@ -114,7 +114,9 @@ def ask(service: Service, target: Target, tree: WordTree, prompts: Sequence[Prom
             question = (*prompt, *fork.begun)
             room_after(question, 1, service.engine.max_context)
             sampling = SamplingParams(max_tokens=1, temperature=0, scored=fork.tokens)
-            requests.append(GenerationRequest(question, sampling, target.version.engine_name))
+            requests.append(
+                GenerationRequest(question, sampling, target.version.engine_name, target.tenant)
+            )
     usage = Usage(sum(len(request.prompt) for request in requests))
     return Answering(service, target, requests, usage)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from adaptery.errors import NotReady
+from adaptery.serving.api.auth import tenant_of
 from adaptery.serving.api.metrics import Metrics
 from adaptery.serving.config import ServeConfig
 from adaptery.serving.engine import Engine
@@ -43,14 +44,15 @@ class Service:
         chosen = self._router.route(model, body, headers)
         version = await self.resolver.resolve(chosen)
         self.pins.saw(chosen, version)
-        return Target(version, self.resolver.base_name)
+        return Target(version, self.resolver.base_name, tenant_of(headers))
 
 
 class Target:
-    """A version, or the base where `version` is None."""
+    """A version, or the base where `version` is None, asked by `tenant`."""
 
-    def __init__(self, version: Version | None, base_name: str) -> None:
+    def __init__(self, version: Version | None, base_name: str, tenant: str = "") -> None:
         self.version = version
+        self.tenant = tenant
         self.model = str(version) if version else base_name
 
     @property

@@ -55,18 +55,17 @@ class Assembly:
         """A request as the scheduler takes it, whose answer goes to `deliver`."""
         end_ids, prompt = self.decoder.end_ids, asked.prompt
         answer = Answer(asked.sampling, self.base.tokenizer, end_ids, prompt, deliver)
-        owner = asked.adapter or "" if self.config.prefix_cache else uuid4().hex
-        return Request(list(prompt), answer=answer, adapter_name=asked.adapter, seed=owner.encode())
+        seed = f"{asked.adapter or ''} {asked.tenant}" if self.config.prefix_cache else uuid4().hex
+        return Request(list(prompt), answer=answer, adapter_name=asked.adapter, seed=seed.encode())
 
     def started(self) -> Started:
         """What the server is told, and tells others."""
         tokens = self.cache.blocks * BLOCK
-        weights = self.decoder.model.state_dict()
         state = {
             "device": str(self.decoder.device),
             "dtype": str(self.decoder.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
-            "weights_bytes": sum({w.data_ptr(): w.nbytes for w in weights.values()}.values()),
+            "weights_bytes": self.decoder.weights,
             "kv_tokens": tokens,
             "kv_bytes": tokens * self.cache.bytes_per_token(),
             "adapter_bytes": self.budget,

@@ -36,7 +36,7 @@ class Projection:
         for number, module in enumerate(modules):
             module.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
             module.bias = None
-            module.forward = partial(self._output, number)  # type: ignore[method-assign]
+            module.forward = partial(self._output, number)
 
     def _output(self, number: int, inputs: Tensor) -> Tensor:
         """What the layer `number` makes of (1, tokens, inputs); the others' is kept till asked."""
@@ -83,7 +83,7 @@ def reorders(weight: Tensor) -> bool:
         return False
     match weight.dtype:
         case torch.float32:
-            return torch.backends.mkldnn.is_available()
+            return bool(torch.backends.mkldnn.is_available())
         case torch.bfloat16:
             return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
         case torch.float16:

@@ -37,12 +37,14 @@ class Adapter:
     @property
     def rank(self) -> int:
         """The highest of its layers."""
-        return max(factors.a.shape[0] for factors in self.layers.values())
+        return max(int(factors.a.shape[0]) for factors in self.layers.values())
 
     @property
     def nbytes(self) -> int:
         """Bytes of its matrices."""
-        return sum(factors.a.nbytes + factors.b.nbytes for factors in self.layers.values())
+        return sum(
+            int(factors.a.nbytes) + int(factors.b.nbytes) for factors in self.layers.values()
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -31,6 +31,8 @@ class Decoder:
     active: ActiveAdapters
     end_ids: frozenset[int]
     vocabulary: int
+    weights: int
+    """Bytes of the parameters."""
 
     @property
     def device(self) -> torch.device:

@@ -24,7 +24,6 @@ class Runner:
         self._decoder = decoder
         self._cache = cache
 
-    @torch.inference_mode()
     def run(self, pieces: Many[Piece[Sequence]]) -> Tensor:
         """Compute the pieces: single tokens first, the longest sequences first among them.
 
@@ -33,22 +32,25 @@ class Runner:
             (last pieces, vocabulary).
         """
         active = self._decoder.active
-        ends = list(accumulate(piece.count for piece in pieces))
         adapters = (piece.sequence.adapter for piece in pieces)
-        active.arrange(adapter for adapter in adapters if adapter is not None)
-        active.updates = list(updates(pieces, active))
-        try:
-            output = self._decoder.model(
-                input_ids=self._tensor(chain.from_iterable(map(new_ids, pieces)))[None],
-                position_ids=self._tensor(chain.from_iterable(map(new_positions, pieces)))[None],
-                use_cache=False,
-                logits_to_keep=self._tensor(
-                    end - 1 for piece, end in zip(pieces, ends, strict=True) if piece.last
-                ),
-                batch=self._batch(pieces),
-            )
-        finally:
-            active.updates = ()
+        with torch.inference_mode():
+            active.arrange(adapter for adapter in adapters if adapter is not None)
+            active.updates = list(updates(pieces, active))
+            try:
+                return self._logits(pieces)
+            finally:
+                active.updates = ()
+
+    def _logits(self, pieces: Many[Piece[Sequence]]) -> Tensor:
+        ends = accumulate(piece.count for piece in pieces)
+        wanted = [end - 1 for piece, end in zip(pieces, ends, strict=True) if piece.last]
+        output = self._decoder.model(
+            input_ids=self._tensor(chain.from_iterable(map(new_ids, pieces)))[None],
+            position_ids=self._tensor(chain.from_iterable(map(new_positions, pieces)))[None],
+            use_cache=False,
+            logits_to_keep=self._tensor(wanted),
+            batch=self._batch(pieces),
+        )
         logits: Tensor = output.logits[0]
         return logits
 

@@ -48,6 +48,7 @@ def try_out(model: PreTrainedModel, base: LocalBase) -> tuple[Decoder, KeyValueC
 
 def rebuilt(model: PreTrainedModel, base: LocalBase, text: list[int], vocabulary: int) -> Decoder:
     """The model with our attention and our linear layers."""
+    weights = sum(parameter.nbytes for parameter in model.parameters())
     head = model.get_output_embeddings()
     groups = shared_inputs(model, lambda: scores_alone(model, text), len(text))
     layers: dict[str, nn.Linear] = {}
@@ -58,7 +59,7 @@ def rebuilt(model: PreTrainedModel, base: LocalBase, text: list[int], vocabulary
             layers.update(group)
     Projection({"head": head}, ActiveAdapters())
     model.set_attn_implementation(attention.NAME)
-    return Decoder(model, layers, active, end_tokens(model, base), vocabulary)
+    return Decoder(model, layers, active, end_tokens(model, base), vocabulary, weights)
 
 
 def scores_alone(model: PreTrainedModel, text: list[int]) -> Tensor:
