@@ -1,6 +1,7 @@
 """What requests get step by step, alone and side by side."""
 
 import math
+import pickle
 import random
 
 import numpy as np
@@ -10,6 +11,7 @@ from transformers.generation.logits_process import RepetitionPenaltyLogitsProces
 
 from adaptery.errors import EngineError
 from adaptery.serving.engine import Chunk, SamplingParams
+from adaptery.serving.grammar import Grammar
 from adaptery.serving.torch.answer import Answer, choose, look_here, look_there
 from tests.serving.torch.test_text import TOKENIZER
 
@@ -241,3 +243,12 @@ def test_an_answer_without_a_grammar_is_ready_at_once():
     called = []
     answer().when_ready(lambda: called.append(True))
     assert called
+
+
+def test_parameters_cross_to_another_process_as_they_are():
+    asked = SamplingParams(
+        5, seed=2**70, stop=("a",), logit_bias=((1, 2.0),), grammar=Grammar("regex", "a+", "the As")
+    )
+    assert pickle.loads(pickle.dumps(asked)) == asked
+    assert pickle.loads(pickle.dumps(asked)).grammar.name == "the As"
+    assert hash(asked)
