@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 # Tests and the quickstart run several processes on the same cores: threads must not wait by spinning.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: packages env quickstart test torture bench-registry bench-train format clean
+.PHONY: packages env quickstart test torture bench-registry bench-train bench-serve vllm-env format clean
 
 packages:
 	@echo "== packages: what the tests need of Debian: PostgreSQL, strace, openssl, a compiler (as root)"
@@ -48,6 +48,14 @@ bench-train: env
 	@echo "== bench-train: training beside transformers' Trainer and TRL's SFTTrainer (about ten minutes)"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	@$(BIN)/python -m benchmarks.train
+
+bench-serve: env
+	@echo "== bench-serve: serving beside vLLM and transformers + PEFT (about forty minutes)"
+	@$(BIN)/python -m benchmarks.serve
+
+vllm-env:
+	@echo "== vllm-env: vLLM on the CPU, for bench-serve, in .venv-vllm (two minutes, 2.5 GB)"
+	@$(PYTHON) benchmarks/vllm_env.py .venv-vllm
 
 format: env
 	@echo "== format: put the code into its form"

@@ -64,9 +64,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--rounds", type=int, default=3, help="turns of each load")
     parser.add_argument("--requests", type=int, default=64, help="of each load in one turn")
-    parser.add_argument(
-        "--quick", action="store_true", help="one turn of 16 requests: a smoke test"
-    )
+    parser.add_argument("--quick", action="store_true", help="one turn, 16 requests a load")
     parser.add_argument("--work", type=Path, help="keeps model and adapters (default: thrown away)")
     parser.add_argument("--vllm", type=Path, default=ROOT / ".venv-vllm", help="its environment")
     parser.add_argument("--json", action="store_true")

@@ -89,7 +89,8 @@ def ratio(what: str, ours: Score, other: Score, bar: float) -> Figure:
     said = f"≥ {bar:.2f} ×"
     for whose, score in (("ours", ours), ("the peer", other)):
         if score.wrong:
-            return Figure(what, f"{WRONG}, {whose}: {score.wrong}", said, whose != "ours" and None)
+            ok = False if whose == "ours" else None  # beside a wrong peer there is nothing to meet
+            return Figure(what, f"{WRONG}, {whose}: {score.wrong}", said, ok)
     if any(load.failures for load in ours.loads):
         return Figure(what, "some of our requests failed", said, False)
     if not other.speed:

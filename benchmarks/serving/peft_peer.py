@@ -44,10 +44,11 @@ def run(work: Path, way: str, wanted: Sequence[Job]) -> tuple[list[Load], list[l
     if done.returncode:
         raise SystemExit(f"{WAYS[way]} failed:\n{done.stderr[-2000:]}")
     told = json.loads(done.stdout.splitlines()[-1])
-    loads = [
-        Load(sum(one["tokens"] for one in batch) / seconds, NOT_MEASURED, NOT_MEASURED, len(batch))
-        for batch, seconds in zip(batches, told["seconds"], strict=True)
-    ]
+    loads = []
+    for at, seconds in zip(range(0, len(wanted), CONCURRENT), told["seconds"], strict=True):
+        batch = wanted[at : at + CONCURRENT]
+        speed = sum(job.tokens for job in batch) / seconds
+        loads.append(Load(speed, NOT_MEASURED, NOT_MEASURED, len(batch)))
     return loads, told["answers"]
 
 
@@ -90,7 +91,7 @@ def one_adapter_at_a_time(model: Any, batch: Batch) -> list[list[int]]:
     """Those of one adapter together; each answer at its request's place."""
     order = sorted(range(len(batch)), key=lambda number: str(batch[number]["model"]))
     said: dict[int, list[int]] = {}
-    for name, group in groupby(order, key=lambda number: batch[number]["model"]):
+    for name, group in groupby(order, key=lambda number: str(batch[number]["model"])):
         numbers = list(group)
         model.set_adapter(name)
         answers = generate(model, [batch[number] for number in numbers], None)

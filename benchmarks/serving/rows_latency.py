@@ -4,6 +4,7 @@ import asyncio
 import os
 import statistics
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from itertools import pairwise
@@ -120,9 +121,9 @@ async def among_streams(
     cold: list[float] = []
     hot: list[float] = []
     async with client(url) as server, streams(server, mixed(8), 8) as growing:
-        begun = asyncio.get_running_loop().time()
+        begun = time.perf_counter()
         await asyncio.sleep(SETTLE_S)
-        calm = gaps(growing, begun, asyncio.get_running_loop().time())
+        calm = gaps(growing, begun, time.perf_counter())
         for seed, model in enumerate(fresh):
             forget(weights_file(work, model))
             cold += (await disturbed(server, growing, model, 64, 800 + seed))[1]
@@ -188,10 +189,9 @@ def long_prompt(setting: Setting) -> Iterator[Figure]:
 
 async def one_long_prompt(url: str, seed: int) -> tuple[float, float, float]:
     """Mean time per token of the streams before and during the prompt, and how long that took."""
-    clock = asyncio.get_running_loop().time
     async with client(url) as server, streams(server, [BASE, *mixed(4)], 15) as growing:
-        begun = clock()
+        begun = time.perf_counter()
         await asyncio.sleep(SETTLE_S)
-        calm = gaps(growing, begun, clock())
+        calm = gaps(growing, begun, time.perf_counter())
         answer, waits = await disturbed(server, growing, BASE, LONG, seed)
     return statistics.fmean(calm), statistics.fmean(waits), answer.first

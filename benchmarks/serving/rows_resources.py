@@ -38,8 +38,12 @@ def start(setting: Setting) -> Iterator[Figure]:
 def memory(setting: Setting) -> Iterator[Figure]:
     """The most that is held while 16 long prompts to eight adapters are answered."""
     weights = sum(file.stat().st_size for file in (setting.work / "base").glob("*.safetensors"))
-    budgets = {"kv_memory": KV, "adapter_memory": ADAPTERS, "max_context": CONTEXT}
-    with adaptery(setting.work, **budgets) as server:
+    budgets: dict[str, object] = {
+        "kv_memory": KV,
+        "adapter_memory": ADAPTERS,
+        "max_context": CONTEXT,
+    }
+    with adaptery(setting.work, "registry", **budgets) as server:
         idle = server.memory()
         with watching(server) as seen:
             asyncio.run(closed_loop(server.url, jobs(mixed(8), SEQUENCES, 3, prompt=PROMPT)))

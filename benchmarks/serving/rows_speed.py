@@ -12,7 +12,7 @@ from benchmarks.serving import peft_peer
 from benchmarks.serving.answers import Said, check_server, judge
 from benchmarks.serving.load import CONCURRENT, closed_loop, jobs, open_loop, zipf
 from benchmarks.serving.material import R8, R16, mixed
-from benchmarks.serving.numbers import Load, Score, ratio
+from benchmarks.serving.numbers import WRONG, Load, Score, ratio
 from benchmarks.serving.servers import BASE, Server, adaptery, vllm
 
 EIGHT = R8[:8]
@@ -43,7 +43,7 @@ def turns(
     """Loads (server and models) in turns A B C, C B A …, after one of each to warm up."""
     loads: dict[str, list[Load]] = {name: [] for name in servers}
     for turn in range(setting.rounds + 1):
-        names = list(servers) if turn % 2 else list(reversed(servers))
+        names = list(servers)[:: 1 if turn % 2 else -1]
         for name in names:
             server, models = servers[name]
             count = setting.requests if turn else CONCURRENT
@@ -89,7 +89,7 @@ def beside_vllm(setting: Setting) -> Iterator[Figure]:
             checked = check_server(server.url, setting.work, [BASE, *models])
             yield Figure(
                 f"vLLM, --max-lora-rank {rank}: base among 8 adapters, one full batch",
-                (checked.wrong and f"WRONG: {checked.wrong}") or f"right: {checked.told}",
+                f"{WRONG}: {checked.wrong}" if checked.wrong else f"right: {checked.told}",
             )
 
 
@@ -147,8 +147,7 @@ def arrivals(setting: Setting) -> Iterator[Figure]:
         for rate in (1.0, 2.0, 3.0):
             work = zipf(R8, int(20 * rate) * min(setting.rounds, 3), seed=int(10 * rate))
             load = Load.of(asyncio.run(open_loop(server.url, work, rate, seed=5)))
-            setting.scores[f"adaptery, Zipf over 32 adapters, {rate:.0f} requests/s"] = Score(
-                [load]
-            )
+            line = f"adaptery, Zipf over 32 adapters, {rate:.0f} requests/s"
+            setting.scores[line] = Score([load])
             print(f"{rate} requests/s: {load.first[0]:.2f} s to the first", file=sys.stderr)
     yield from ()

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -134,25 +134,19 @@ def wait(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
     """Until `url` answers 200. Raises `SystemExit` with the end of the log if it never does."""
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until and process.poll() is None:
-        try:
+        with suppress(httpx.TransportError):
             if httpx.get(url, timeout=5, trust_env=False).status_code == 200:
                 return
-        except httpx.TransportError:
-            pass
         time.sleep(0.02)
     tail = log.read_text(encoding="utf-8", errors="replace")[-2000:]
-    raise SystemExit(f"{process.args} did not become ready; its last words:\n{tail}")
+    raise SystemExit(f"{process.args!r} did not become ready; its last words:\n{tail}")
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
     """Ask it to stop; after 20 seconds end it and whatever it has started."""
     process.terminate()
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(20)
-    except subprocess.TimeoutExpired:
-        pass
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # the session that it leads, and nothing else
-    except ProcessLookupError:
-        pass
     process.wait()
