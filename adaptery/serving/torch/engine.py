@@ -13,8 +13,9 @@ from adaptery.errors import AdapteryError, DoesNotFit, EngineError, NotReady, Ov
 from adaptery.serving.config import ServeConfig
 from adaptery.serving.engine import Chunk, GenerationRequest
 from adaptery.serving.torch.channel import Begin
+from adaptery.serving.torch.imports import UNUSED, loading
 from adaptery.serving.torch.link import Link
-from adaptery.serving.torch.process import DEFAULT, UNUSED, Isolation, loading
+from adaptery.serving.torch.process import DEFAULT, Isolation
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,6 @@
 """Where the engine's worker runs: in a process of its own, or in a thread of this one."""
 
 import asyncio
-import gc
 import os
 import signal
 import socket
@@ -10,13 +9,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol
 
 Isolation = Literal["process", "thread"]
 DEFAULT: Isolation = "process" if os.name == "posix" else "thread"
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux' prctl
-# Packages that transformers imports where they are installed, for what is not done here.
-UNUSED = ("accelerate", "pandas", "peft", "scipy", "sklearn")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -88,36 +85,6 @@ class Thread:
         return "its thread ended"
 
 
-@contextmanager
-def without(*packages: str) -> Iterator[None]:
-    """Let imports find these packages not installed meanwhile, but for those loaded before."""
-    absent = [name for name in packages if name not in sys.modules]
-    modules = cast(dict[str, object], sys.modules)
-    modules.update(dict.fromkeys(absent))  # `import` takes None for what is not there
-    try:
-        yield
-    finally:
-        for name in absent:
-            if modules.get(name, name) is None:
-                del modules[name]
-
-
-@contextmanager
-def loading(*unused: str) -> Iterator[None]:
-    """Import and load meanwhile what stays to the end of the process, without these packages.
-
-    The garbage collector would look through all of it again and again: a quarter of the time that
-    imports take, and later a tenth of a second in the midst of a step.
-    """
-    gc.disable()
-    try:
-        with without(*unused):
-            yield
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
 def main() -> None:
     """The process. It ends when the server does, however that ends."""
     number, parent = map(int, sys.argv[1:])
@@ -129,9 +96,18 @@ def main() -> None:
     connection.set_inheritable(False)
     from adaptery.serving.torch.worker import work
 
-    work(connection, abandoned=lambda: os._exit(1), loading=loading(*UNUSED))
+    work(connection, abandoned=lambda: os._exit(1), loading=lightly())
     sys.stderr.flush()
     os._exit(0)  # threads that still read files need not be waited for
+
+
+@contextmanager
+def lightly() -> Iterator[None]:
+    """Load the base with nothing that is not needed for it."""
+    from adaptery.serving.torch.imports import UNUSED, loading, uncompiled
+
+    with loading(*UNUSED), uncompiled():
+        yield
 
 
 def die_with(parent: int) -> None:
