@@ -56,6 +56,11 @@ class KeyValueCache:
             for room in pair:
                 room[chosen] = 0
 
+    def finite(self, blocks: list[int]) -> bool:
+        """Whether all numbers in `blocks` are finite."""
+        rooms = [room for pair in self._layers.values() for room in pair]
+        return all(bool(room[blocks].isfinite().all()) for room in rooms)
+
     def bytes_per_token(self) -> int:
         """Of keys and values in all layers. Known once every layer has been written to."""
         rooms = [room for pair in self._layers.values() for room in pair]

@@ -2,15 +2,24 @@
 
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from adaptery.errors import EngineError
-from adaptery.serving.torch.blocks import BLOCK, Blocks
+from adaptery.serving.torch.blocks import BLOCK, Blocks, needed
 from adaptery.serving.torch.cache import KeyValueCache
 from adaptery.serving.torch.pace import Pace
 from adaptery.serving.torch.sequence import Piece, Request
 from adaptery.serving.torch.store import AdapterStore
 
-QUANTUM = 8  # steps that an adapter may stay at least while others wait for its memory
+QUANTUM = 8  # steps with tokens for it that a version has at least while others want its memory
+
+
+@dataclass(eq=False)
+class Turn:
+    """A version's time in memory: the request that it began with, and the steps that it got."""
+
+    first: Request
+    steps: int = 0
 
 
 class Scheduler:
@@ -31,8 +40,7 @@ class Scheduler:
         self._pace = Pace(step_tokens)
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []  # in the order in which they were admitted
-        self._steps = 0
-        self._rotated = 0
+        self._turns: dict[str, Turn] = {}  # of the running ones' versions, the longest first
 
     @property
     def requests(self) -> list[Request]:
@@ -50,7 +58,6 @@ class Scheduler:
 
     def schedule(self) -> list[Piece[Request]]:
         """The pieces of the next step: answers, the longest first, then prompts by adapter."""
-        self._steps += 1
         self._drop_cancelled()
         self._take_turns()
         self._admit()
@@ -72,6 +79,9 @@ class Scheduler:
         answering = sum(piece.sequence.missing == 1 for piece in pieces)
         tokens = sum(piece.count for piece in pieces) - answering
         self._pace.measured(answering, tokens, seconds)
+        for name in {piece.sequence.adapter_name for piece in pieces if piece.last}:
+            if name is not None:
+                self._turns[name].steps += 1
         for piece in pieces:
             piece.sequence.computed += piece.count
 
@@ -95,16 +105,26 @@ class Scheduler:
         self._waiting = deque(request for request in self._waiting if not request.cancelled)
 
     def _take_turns(self) -> None:
-        """Let versions that wait for memory have that of those which have had it the longest."""
-        starving = int(self._store.starving)
-        if not starving or self._steps - self._rotated < QUANTUM:
+        """Let versions that wait for memory have that of those which have had it the longest.
+
+        A version's turn brings its first request a token at least, and its requests keep their
+        order: so all of them come to their end, however few tokens a step has and others come.
+        """
+        starving = self._store.starving
+        if not starving:
             return
-        self._rotated = self._steps
-        oldest = dict.fromkeys(r.adapter_name for r in self._running if r.adapter_name)
-        chosen = set(list(oldest)[:starving])
-        for request in [request for request in self._running if request.adapter_name in chosen]:
-            self._leave(request)
-            self._waiting.append(request)
+        over = [name for name, turn in self._turns.items() if self._is_over(turn)]
+        chosen = set(over[:starving])
+        parked = [request for request in self._running if request.adapter_name in chosen]
+        for request in parked:
+            self._step_back(request)
+        behind = [request for request in self._waiting if request.adapter_name in chosen]
+        before = [request for request in self._waiting if request.adapter_name not in chosen]
+        self._waiting = deque([*before, *parked, *behind])
+
+    def _is_over(self, turn: Turn) -> bool:
+        served = turn.first not in self._running or answers(turn.first)
+        return turn.steps >= QUANTUM and served
 
     def _admit(self) -> None:
         """Let waiting requests in, in their order, except where an adapter is still being read."""
@@ -121,6 +141,8 @@ class Scheduler:
                 passed.append(request)
             elif self._get_room(request):
                 self._running.append(request)
+                if request.adapter_name is not None:
+                    self._turns.setdefault(request.adapter_name, Turn(request))
             else:
                 passed.append(request)
                 break
@@ -149,12 +171,20 @@ class Scheduler:
                 if self._blocks.grow(request.table, len(request.ids)):
                     break
                 newest = self._running[-1]
-                self._leave(newest)
+                self._step_back(newest)
                 self._waiting.appendleft(newest)
+
+    def _step_back(self, request: Request) -> None:
+        """Out of the running ones, to come again: what it computed is kept if it is finite."""
+        if self._cache.finite(request.table[request.verified // BLOCK : needed(request.computed)]):
+            request.verified = request.computed
+        self._leave(request)
 
     def _leave(self, request: Request) -> None:
         """Out of the running ones. What is known to be finite can be found, the rest is cleared."""
         self._running.remove(request)
+        if all(other.adapter_name != request.adapter_name for other in self._running):
+            self._turns.pop(request.adapter_name or "", None)
         self._blocks.keep(request.seed, request.ids[: request.verified], request.table)
         if request.verified < request.computed:
             self._cache.clear(request.table[request.verified // BLOCK :])
@@ -171,3 +201,8 @@ class Scheduler:
 def length(request: Request) -> int:
     """Tokens so far."""
     return len(request.ids)
+
+
+def answers(request: Request) -> bool:
+    """Whether it got a token since it was admitted, and so is not in its prompt."""
+    return request.missing == 1 and request.verified == request.computed
