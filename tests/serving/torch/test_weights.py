@@ -339,17 +339,37 @@ def test_layers_are_matched_by_the_rules_of_peft(target, exclude, layers, patter
         assert ours.rank(module) == ranks.get(get_pattern_key(list(ranks), module), 1)
 
 
-def test_the_serving_path_does_not_import_peft(adapters):
-    """It takes a second and memory."""
-    code = (
-        "import sys; from pathlib import Path\n"
-        "import adaptery.serving.torch.weights, adaptery.serving.torch.store\n"
-        "from adaptery.serving.torch.declaration import read_declaration as read\n"
-        f"print(len(read(Path({str(adapters['mixed'])!r})).targets(['layers.0.mlp.up_proj'])))\n"
-        "print([name for name in ('peft', 'transformers', 'accelerate') if name in sys.modules])"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.split("\n")[:2] == ["1", "[]"]
+LONELY = """
+import json, os, sys
+from pathlib import Path
+import torch
+from adaptery.serving.torch.store import AdapterStore
+from adaptery.serving.torch.weights import AdapterReader
+
+directory, dtype = Path(sys.argv[1]), getattr(torch, sys.argv[2])
+torch.set_num_threads(4)
+layers = {"layers.0.up_proj": torch.nn.Linear(20_000, 20_000, bias=False, device="meta")}
+before = len(os.listdir("/proc/self/task"))
+adapter = AdapterReader(layers, dtype, torch.device("cpu")).open("a@1", directory).read()
+threads = len(os.listdir("/proc/self/task")) - before
+imported = [name for name in ("peft", "transformers", "accelerate") if name in sys.modules]
+print(json.dumps([len(adapter.layers), threads, imported]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="tells threads by /proc")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_reading_takes_one_thread_and_does_not_import_peft(tmp_path, dtype):
+    """Other threads would take their cores from the step; PEFT takes a second to import."""
+    declared = {"peft_type": "LORA", "r": 8, "lora_alpha": 20, "target_modules": ["up_proj"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(declared))
+    name = "base_model.model.layers.0.up_proj.lora_{}.weight"
+    a, b = torch.randn(8, 20_000), torch.randn(20_000, 8)
+    stored = {name.format("A"): a.bfloat16(), name.format("B"): b.bfloat16()}
+    save_file(stored, tmp_path / "adapter_model.safetensors")
+    command = [sys.executable, "-c", LONELY, str(tmp_path), dtype]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(run.stdout) == [1, 0, []]
 
 
 def test_damaged_files_are_refused(adapter, layers):
