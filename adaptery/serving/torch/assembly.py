@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 import torch
+from torch import nn
 
 from adaptery.base_model import LocalBase
 from adaptery.errors import EngineError
@@ -90,6 +91,7 @@ def assemble(base: LocalBase, config: ServeConfig, flush: Callable[[], None]) ->
     model = load_model(base, device, choose_dtype(config.dtype, device, stored_dtype(base)))
     context = longest_context(model, config.max_context, DEFAULT_CONTEXT)
     decoder, tried = try_out(model, base)
+    leave_file(model)
     prepare(base.tokenizer, decoder.end_ids)
     cache = tried.resized(cache_blocks(config, context, tried.bytes_per_token(), device))
     budget = adapter_budget(config, device)
@@ -100,6 +102,14 @@ def assemble(base: LocalBase, config: ServeConfig, flush: Callable[[], None]) ->
     scheduler = Scheduler(cache, store, config.max_sequences, config.step_tokens)
     loop = StepLoop(Runner(decoder, cache), scheduler, flush)
     return Assembly(base, config, context, decoder, cache, budget, store, loop)
+
+
+def leave_file(model: nn.Module) -> None:
+    """Copy what is left of the tensors as they were read: one alone would keep all of the file's
+    pages with this process, beside the weights that were made of them."""
+    for parameter in model.parameters():
+        if parameter.device.type == "cpu":
+            parameter.data = parameter.data.clone()
 
 
 def use_threads(count: int | None) -> None:
