@@ -11,5 +11,6 @@ probe.py      does the engine answer as the trained model did?
 grammar.py    forms that answers can be held to
 prompts.py    messages and text → tokens
 api/          the HTTP application
+server.py     its HTTP server: when it stops, what it says when it is there
 run.py        a process that serves it
 """
