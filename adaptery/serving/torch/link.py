@@ -1,7 +1,7 @@
 """One worker as the server sees it, from its launch to its end."""
 
 import asyncio
-import socket
+import logging
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from adaptery.serving.engine import Chunk, GenerationRequest
 from adaptery.serving.torch import channel
 from adaptery.serving.torch.channel import Begin, Fault, Started, frame, receive
 from adaptery.serving.torch.process import Isolation, launch
+
+log = logging.getLogger(__name__)
 
 Item = Chunk | AdapteryError
 
@@ -38,9 +40,10 @@ class Link:
         self._asked: dict[int, asyncio.Queue[Item]] = {}
         self._registering: dict[int, asyncio.Future[None]] = {}
         self._held: dict[str, asyncio.Future[None]] = {}
-        self._writer: asyncio.StreamWriter | None = None
         self._stopping = False
-        self._following = asyncio.create_task(self._follow(connection))
+        self._writer: asyncio.StreamWriter | None = None
+        self._connecting = asyncio.create_task(asyncio.open_connection(sock=connection))
+        self._following = asyncio.create_task(self._follow())
 
     @property
     def open(self) -> int:
@@ -86,11 +89,12 @@ class Link:
     async def close(self) -> None:
         """End the worker, and all that wait for it with an `EngineError`."""
         self._stopping = True
-        if self._writer is not None and not self.ended.done():
-            if self.started.done():
+        _, writer = await asyncio.shield(self._connecting)
+        if self.started.done():
+            if not self.ended.done():
                 self._tell(channel.Stop())
-            else:
-                self._writer.write_eof()  # and so leave it, whatever it is loading
+        elif not writer.is_closing():
+            writer.write_eof()  # and so leave it, whatever it is loading
         await self._following
 
     def _tell(self, message: object) -> None:
@@ -100,16 +104,20 @@ class Link:
         if not self._writer.is_closing():  # else all who wait are about to be told
             self._writer.write(frame(message))
 
-    async def _follow(self, connection: socket.socket) -> None:
+    async def _follow(self) -> None:
         """Take in messages until the worker ends; then nobody waits for it any more."""
-        reader, self._writer = await asyncio.open_connection(sock=connection)
+        reader, writer = await asyncio.shield(self._connecting)
+        self._writer = writer
         failure = None
         try:
             while failure is None:
                 failure = self._take(await receive(reader))
         except (asyncio.IncompleteReadError, OSError):
             pass
-        self._writer.close()
+        except Exception as error:
+            log.exception("What the engine's worker said was not understood.")
+            failure = Fault.of(error)
+        writer.close()
         if failure is None:
             how = await self.host.end(ORDERLY if self._stopping else DYING)
             failure = Fault(EngineError, f"The engine failed: {how}.")

@@ -92,6 +92,9 @@ class Outbox:
                 self._connection.sendall(channel.frame(message))
         except OSError:
             pass  # the other end is gone, which the one who reads from it notices too
+        except Exception:
+            log.exception("The engine's worker could not say something.")
+            self._connection.shutdown(socket.SHUT_RDWR)  # rather than let others wait for it
 
 
 class Worker:
@@ -153,7 +156,9 @@ class Worker:
     def _ask(self, ask: Ask) -> None:
         try:
             request = self._parts.request(ask.request, partial(self._deliver, ask.number))
-        except Exception as error:  # noqa: BLE001 it is delivered
+        except Exception as error:
+            if not isinstance(error, AdapteryError):
+                log.exception("A request failed.")
             self._outbox.send(Chunks([(ask.number, Fault.of(error))]))
             return
         self._open[ask.number] = request

@@ -217,3 +217,18 @@ async def test_metrics_and_readiness_tell_of_the_engine(base, config, registry):
     assert 'dtype="float32"' in text
     assert "adaptery_engine_restarts_total 0.0" in text
     assert "adaptery_ready 1.0" in text
+
+
+@pytest.mark.parametrize("isolation", ["process", "thread"])
+async def test_a_start_that_is_given_up_leaves_nothing_behind(base, config, isolation):
+    before = psutil.Process().children()
+    engine = TorchEngine(base, config, isolation)
+    starting = asyncio.create_task(engine.start())
+    await asyncio.sleep(0)
+    starting.cancel()
+    async with asyncio.timeout(20):
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        await engine.close()
+    assert not engine.healthy
+    assert psutil.Process().children() == before
