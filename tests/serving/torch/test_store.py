@@ -192,6 +192,17 @@ def test_what_is_acquired_stays_and_who_needs_its_room_starves(house):
     assert house.store.residents == {"v0", "v2"}
 
 
+def test_nobody_starves_for_what_is_no_longer_waited_for(house):
+    house.add(0, 1, 2)
+    house.get("v0")
+    house.get("v1")
+    assert house.store.acquire("v2") is None
+    house.store.prefetch(["v2"])
+    assert house.store.starving == 1
+    house.store.prefetch([])  # its request was cancelled
+    assert house.store.starving == 0
+
+
 def test_versions_come_in_in_the_order_in_which_they_were_asked_for(tmp_path):
     house = House(tmp_path, room=1)
     house.add(0, 1, 2, 3)
@@ -386,6 +397,22 @@ def test_a_file_that_changed_since_fails_who_asks_for_it_and_nobody_else(house, 
     with pytest.raises(EngineError, match="v0 could not be read again"):
         house.get("v0")
     assert house.store.resident_bytes <= 2 * ONE
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("damage", [replace, rewrite])
+def test_a_file_that_changes_while_it_is_read_is_not_taken_for_the_version(house, damage, known):
+    house.add(*(0, 1, 2) if known else (1, 2))
+    house.watch.gate.clear()
+    loading = house.store.register("v0", write(house.directory(0), 1.0) if not known else Path())
+    if known:
+        assert house.store.acquire("v0") is None
+    while not house.watch.at_once["v0"]:
+        time.sleep(0.001)
+    damage(house.directory(0))
+    house.watch.gate.set()
+    with pytest.raises(EngineError, match="changed while they were read"):
+        house.get("v0") if known else loading.result(10)
 
 
 def test_a_failure_is_not_told_to_who_asks_when_the_file_is_back(house):
