@@ -97,9 +97,9 @@ def ratio(what: str, ours: Score, other: Score, bar: float) -> Figure:
         return Figure(what, "the peer answered nothing", said)
     turns = turn_ratios(ours, other)
     value = statistics.median(turns)
-    measured = f"{value:.2f} × ({min(turns):.2f} to {max(turns):.2f}): "
-    return Figure(what, measured + f"{ours.speed:.0f} against {other.speed:.0f} tokens/s", said,
-                  value >= bar)  # fmt: skip
+    spread = f"({min(turns):.2f} to {max(turns):.2f})"
+    speeds = f"{ours.speed:.0f} against {other.speed:.0f} tokens/s"
+    return Figure(what, f"{value:.2f} × {spread}: {speeds}", said, value >= bar)
 
 
 def turn_ratios(ours: Score, other: Score) -> list[float]:
@@ -107,8 +107,3 @@ def turn_ratios(ours: Score, other: Score) -> list[float]:
     if len(ours.loads) != len(other.loads):
         return [ours.speed / other.speed]
     return [a.speed / b.speed for a, b in zip(ours.loads, other.loads, strict=True)]
-
-
-def at_most(what: str, value: float, bar: float, measured: str, said: str) -> Figure:
-    """A line whose `value` must not exceed `bar`."""
-    return Figure(what, measured, said, value <= bar)
