@@ -138,7 +138,9 @@ class Rig:
         cache = self.tried.resized(sum(needed(len(text)) for text in texts))
         runner, free = Runner(self.decoder, cache), iter(range(cache.blocks))
         sequences = [
-            Tokens(list(text), adapter=adapter, table=[next(free) for _ in range(needed(len(text)))])
+            Tokens(
+                list(text), adapter=adapter, table=[next(free) for _ in range(needed(len(text)))]
+            )
             for text, adapter in zip(texts, adapters, strict=True)
         ]
         found: dict[Tokens, list[Tensor]] = {sequence: [] for sequence in sequences}
@@ -219,9 +221,7 @@ class Play:
     def _make_store(self, residents: int) -> AdapterStore:
         decoder = self._rig.decoder
         reader = AdapterReader(decoder.layers, decoder.dtype, decoder.device)
-        store = AdapterStore(
-            reader.open, budget=10**9, limit=residents, on_change=lambda: None
-        )
+        store = AdapterStore(reader.open, budget=10**9, limit=residents, on_change=lambda: None)
         store._pool.shutdown()
         store._pool = self._readers  # type: ignore[assignment]
         registrations = [store.register(*known) for known in self._rig.directories.items()]
@@ -243,6 +243,7 @@ class Play:
             lambda item: asked.take(item),
         )
         request = Request(list(prompt), answer=answer, adapter_name=name, seed=seed)
+        self.seen["requests"] += 1
         asked = self.asked[request] = Asked(request, name, list(prompt), wanted)
         self.scheduler.add(request)
         return asked
@@ -331,7 +332,8 @@ class Play:
     ) -> None:
         for request in before:
             if not request.table and not request.cancelled:
-                self.seen["parked" if starving else "preempted"] += 1
+                may_be_parked = starving and request.adapter_name is not None
+                self.seen["parked" if may_be_parked else "preempted"] += 1
         for request in self.scheduler._running:
             if request not in before and request.computed:
                 self.seen["prefix found"] += 1

@@ -9,38 +9,37 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from adaptery.base_model import LocalBase
+from adaptery.serving.torch.blocks import needed
 from tests.serving import models
 from tests.serving.torch.rig import Asked, Play, Rig, Truth
 
 FEW, MANY = 25, 2000  # schedules in `make test` and in `make torture`
-LONGEST = 20  # tokens of an answer
-TEXT = [(11 * i) % 113 + 5 for i in range(80)]
-PROMPTS = [TEXT[:length] for length in (1, 15, 16, 17, 33, 49, 80)] + [
-    TEXT[:32] + [90, 91, 92],
-    TEXT[:32] + [17] * 30,
+LONGEST = 36  # tokens of an answer
+TEXT = [(11 * i) % 113 + 5 for i in range(60)]
+PROMPTS = [TEXT[:length] for length in (1, 15, 16, 17, 33, 49, 60)] + [
+    [*TEXT[:32], 90, 91, 92],
+    [*TEXT[:32], *[17] * 30],
     TEXT[5:25],
 ]
-NEEDED = -(-(80 + LONGEST) // 16)
+NEEDED = needed(60 + LONGEST)
 
-arrival = st.tuples(
-    st.just("arrive"),
+request = st.tuples(
     st.integers(0, 6),
     st.sampled_from(range(len(PROMPTS))),
-    st.integers(1, LONGEST),
-    st.sampled_from([b"one", b"two"]),
+    st.sampled_from([1, 2, 17, LONGEST]),
+    st.sampled_from(["one", "two"]),
 )
 event = st.one_of(
-    arrival,
-    arrival,
+    st.tuples(st.just("arrive"), st.lists(request, min_size=1, max_size=6)),
     st.tuples(st.just("cancel"), st.integers(0, 9)),
     st.tuples(st.just("read")),
     st.tuples(st.just("step"), st.integers(1, 12), st.sampled_from([0.01, 1.0, 30.0])),
 )
 MANNERS = {
-    "blocks": st.integers(NEEDED, 3 * NEEDED),
-    "residents": st.integers(1, 4),
-    "max_sequences": st.integers(1, 8),
-    "step_tokens": st.sampled_from([1, 7, 16, 200]),
+    "blocks": st.sampled_from([NEEDED, NEEDED + 1, NEEDED + 3, 3 * NEEDED]),
+    "residents": st.sampled_from([6, 3, 1]),
+    "max_sequences": st.sampled_from([8, 3, 1]),
+    "step_tokens": st.sampled_from([200, 16, 5]),
 }
 WITNESSED = {
     "preempted",
@@ -82,10 +81,11 @@ def truth(base_directory: Path, directories: dict[str, Path]) -> Truth:
 def act(play: Play, event: Sequence, names: list[str | None], prefixes: bool) -> None:
     """Let one thing happen."""
     match event:
-        case ("arrive", who, what, wanted, tenant):
-            name = names[who]
-            seed = tenant + (name or "").encode() if prefixes else str(len(play.asked)).encode()
-            play.ask(name, PROMPTS[what], wanted, seed)
+        case ("arrive", requests):
+            for who, what, wanted, tenant in requests:
+                name, number = names[who], play.seen["requests"]
+                seed = f"{tenant} {name}" if prefixes else str(number)
+                play.ask(name, PROMPTS[what], wanted, seed.encode())
         case ("cancel", which):
             if waiting := [a for a in play.asked.values() if not a.finished]:
                 play.cancel(waiting[which % len(waiting)])
@@ -122,7 +122,7 @@ def test_any_schedule_gives_every_request_its_own_answer(
     @given(
         manners=st.fixed_dictionaries(MANNERS),
         prefixes=st.booleans(),
-        events=st.lists(event, min_size=20, max_size=60),
+        events=st.lists(event, min_size=8, max_size=30),
     )
     def play(manners: dict[str, int], prefixes: bool, events: list) -> None:
         play = Play(rig, seen=seen, **manners)
