@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from adaptery.base_model import LocalBase
@@ -35,6 +35,17 @@ event = st.one_of(
     st.tuples(st.just("read")),
     st.tuples(st.just("step"), st.integers(1, 12), st.sampled_from([0.01, 1.0, 30.0])),
 )
+BUSY = [  # has all that a schedule should have happen
+    ("arrive", [(who, what, LONGEST, "one") for who in (0, 1, 2, 0) for what in (6, 2, 4)]),
+    ("step", 2, 1.0),
+    ("cancel", 0),
+    ("read",),
+    ("step", 2, 1.0),
+    ("cancel", 5),
+    ("arrive", [(who, 5, 17, "two") for who in range(7)]),
+    ("step", 12, 0.01),
+    ("cancel", 3),
+]
 MANNERS = {
     "blocks": st.sampled_from([NEEDED, NEEDED + 1, NEEDED + 3, 3 * NEEDED]),
     "residents": st.sampled_from([6, 3, 1]),
@@ -110,15 +121,18 @@ def test_any_schedule_gives_every_request_its_own_answer(
 ) -> None:
     names = [None, *rig.directories]
     seen: Counter[str] = Counter()
+    roomy = {"blocks": NEEDED, "residents": 6, "max_sequences": 8, "step_tokens": 200}
 
     @settings(
         max_examples=examples,
         derandomize=examples == FEW,
         deadline=None,
         database=None,
-        phases=[Phase.generate, Phase.shrink],
+        phases=[Phase.explicit, Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )
+    @example(roomy | {"residents": 1, "step_tokens": 5}, True, BUSY)
+    @example(roomy, False, BUSY)
     @given(
         manners=st.fixed_dictionaries(MANNERS),
         prefixes=st.booleans(),
