@@ -80,8 +80,10 @@ def beside_vllm(setting: Setting) -> Iterator[Figure]:
     if not (setting.vllm_home / "bin" / "vllm").exists():
         yield Figure("against vLLM on the CPU", "skipped: run make vllm-env")
         return
-    with vllm(setting.work, setting.vllm_home) as server:
-        yield from against(setting, server, "base only", [BASE], 1.0, "vLLM on the CPU")
+    for compiled in (False, True):  # which is faster depends on the machine; with LoRA all is eager
+        peer = f"vLLM on the CPU, {'compiled' if compiled else 'eager'}"
+        with vllm(setting.work, setting.vllm_home, compiled=compiled) as server:
+            yield from against(setting, server, "base only", [BASE], 1.0, peer)
     for rank, name in ((8, "8 adapters, r=8"), (16, "8 adapters, r=8 and 16")):
         models = LOADS[name]
         with vllm(setting.work, setting.vllm_home, models, rank) as server:

@@ -70,18 +70,16 @@ def known_flags() -> str:
 
 
 @contextmanager
-def vllm(work: Path, home: Path, adapters: Sequence[str] = (), rank: int = 8) -> Iterator[Server]:
-    """vLLM on the CPU from the environment `home`, at its best settings there: see STACK.md."""
+def vllm(
+    work: Path, home: Path, adapters: Sequence[str] = (), rank: int = 8, *, compiled: bool = False
+) -> Iterator[Server]:
+    """vLLM on the CPU from the environment `home`, at its best settings there."""
     port = free_port()
     command = [str(home / "bin" / "vllm"), "serve", str(work / "base"), "--port", str(port)]
-    command += [
-        "--served-model-name",
-        BASE,
-        "--dtype",
-        "bfloat16",
-        *os.environ.get("VX", "--enforce-eager").split(),
-    ]
+    command += ["--served-model-name", BASE, "--dtype", "bfloat16"]
     command += ["--max-num-seqs", str(SEQUENCES), "--max-model-len", str(CONTEXT)]
+    if not compiled:
+        command.append("--enforce-eager")
     if adapters:
         command += ["--enable-lora", "--max-loras", "8", "--max-lora-rank", str(rank)]
         command += ["--lora-modules", *(f"{name}={work / 'adapters' / name}" for name in adapters)]
