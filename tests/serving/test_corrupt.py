@@ -45,3 +45,27 @@ def test_a_flipped_bit_is_refused_over_http_with_its_digest_named(base, config, 
         with pytest.raises(openai.APIStatusError, match=f"expected sha256:{broken}"):
             ask.chat.completions.create(model="news", **HELLO)
         assert ask.chat.completions.create(model="support", **HELLO).choices
+
+
+def test_a_file_that_is_damaged_while_serving_fails_its_own_requests_alone(
+    base, config, adapters, tmp_path
+):
+    """One version in memory at a time: the other must be read again."""
+    registry = LocalRegistry.open(str(tmp_path / "registry"))
+    for name, adapter in {"support": "stable", "news": "narrow"}.items():
+        directory = copied(adapters[adapter], tmp_path / name)
+        version = registry.publish(name, package(directory, base=base.identity))
+    one = config.model_copy(update={"max_adapters": 1})
+    with (
+        running_server(TorchEngine(base, one, "thread"), registry, one) as address,
+        client(address) as ask,
+    ):
+        expected = ask.chat.completions.create(model="support", temperature=0, **HELLO).choices
+        assert ask.chat.completions.create(model="news", **HELLO).choices
+        assert ask.chat.completions.create(model="support", **HELLO).choices
+        flip(registry.materialize(version) / WEIGHTS)
+        for _ in range(2):
+            with pytest.raises(openai.InternalServerError, match="could not be read again"):
+                ask.chat.completions.create(model="news", **HELLO)
+            again = ask.chat.completions.create(model="support", temperature=0, **HELLO)
+            assert again.choices == expected
