@@ -73,7 +73,7 @@ def attend(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    batch: Batch,
+    batch: Batch | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -93,6 +93,8 @@ def attend(
     Raises:
         UsageError: the layer asks for a kind of attention that is not computed here.
     """
+    if batch is None:
+        raise UsageError("its layers do not hand down to attention what belongs to a step")
     if s_aux is not None or position_bias is not None:
         raise UsageError("its attention biases scores or has sinks")
     layer: Any = module.layer_idx

@@ -102,7 +102,9 @@ def load_model(base: LocalBase, device: torch.device, dtype: torch.dtype) -> Pre
             base.directory, dtype=dtype, local_files_only=True
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise BaseNotFound(f"{base.directory} cannot be loaded as a model: {error}") from error
+        # Further lines would list all models that there are.
+        first, *_ = str(error).splitlines() or [type(error).__name__]
+        raise BaseNotFound(f"{base.directory} cannot be loaded as a model: {first}") from error
     model.eval().requires_grad_(False)
     try:
         return model.to(device)

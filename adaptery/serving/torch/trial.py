@@ -4,6 +4,10 @@ Decoders differ in ways that no list of names can capture. So each is tried: two
 pieces, in one batch, against the model's own forward pass. What does not agree is not served.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -22,6 +26,7 @@ from adaptery.serving.torch.sequence import Piece, Sequence
 # Mean difference of the scores in units of their spread. Rounding in bfloat16 gives about 0.02,
 # an attention that is not the model's own 0.5 and more.
 TOLERANCE = 0.1
+WINDOW = 5  # tokens
 
 
 def try_out(model: PreTrainedModel, base: LocalBase) -> tuple[Decoder, KeyValueCache]:
@@ -34,7 +39,8 @@ def try_out(model: PreTrainedModel, base: LocalBase) -> tuple[Decoder, KeyValueC
     texts = [[(7 * i + shift) % vocabulary for i in range(19)] for shift in (3, 11)]
     cache = KeyValueCache(2 * needed(len(texts[0])))
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), short_windows(model):
+            model.set_attn_implementation("eager")  # other attention of its own may drop soft caps
             alone = torch.cat([scores_alone(model, text) for text in texts])
             decoder = rebuilt(model, base, texts[0], vocabulary)
             together = scores_together(Runner(decoder, cache), texts)
@@ -44,6 +50,26 @@ def try_out(model: PreTrainedModel, base: LocalBase) -> tuple[Decoder, KeyValueC
             f"The torch engine cannot run {type(model).__name__} as it should: {error}."
         ) from error
     return decoder, cache
+
+
+@contextmanager
+def short_windows(model: PreTrainedModel) -> Iterator[None]:
+    """For as long as this lasts the model sees few tokens back, if ever: fewer than are tried."""
+    config: Any = model.config.get_text_config()
+    context = getattr(config, "max_position_embeddings", None) or 0
+    shortened = [
+        (owner, name, size)
+        for owner in (config, *model.modules())
+        for name in ("sliding_window", "attention_chunk_size")
+        if isinstance(size := getattr(owner, name, None), int) and size < context
+    ]
+    for owner, name, _ in shortened:
+        setattr(owner, name, WINDOW)
+    try:
+        yield
+    finally:
+        for owner, name, size in shortened:
+            setattr(owner, name, size)
 
 
 def rebuilt(model: PreTrainedModel, base: LocalBase, text: list[int], vocabulary: int) -> Decoder:

@@ -51,14 +51,25 @@ class Readers:
 class Truth:
     """What transformers and PEFT answer in float32, one request at a time."""
 
-    def __init__(self, base: Path, adapters: Mapping[str, Path], tokens: int) -> None:
-        first, *others = adapters
-        self._model = PeftModel.from_pretrained(models.load_base(base), adapters[first], first)
-        for name in others:
-            self._model.load_adapter(adapters[name], name)
-        self._model.eval()
+    def __init__(self, model: PeftModel, tokens: int = 0) -> None:
+        self._model = model.eval()
         self._tokens = tokens
         self._known: dict[tuple[str | None, tuple[int, ...]], list[int]] = {}
+
+    @classmethod
+    def of(
+        cls,
+        base: Path,
+        adapters: Mapping[str, Path],
+        tokens: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> "Truth":
+        """Of a base and adapters on disk, whose answers are wanted up to `tokens` tokens."""
+        first, *others = adapters
+        model = PeftModel.from_pretrained(models.load_base(base), adapters[first], first)
+        for name in others:
+            model.load_adapter(adapters[name], name)
+        return cls(model.to(dtype), tokens)
 
     def answer(self, name: str | None, prompt: Sequence[int], tokens: int) -> list[int]:
         """The greedy answer."""
@@ -71,10 +82,6 @@ class Truth:
         """Of the token after each of `ids`, (tokens, vocabulary)."""
         with torch.inference_mode():
             return self._as(name, lambda model: model(torch.tensor([ids])).logits[0])
-
-    def to(self, dtype: torch.dtype) -> "Truth":
-        self._model.to(dtype)
-        return self
 
     def _generate(self, name: str | None, ids: Tensor) -> list[int]:
         answer = self._as(

@@ -86,7 +86,7 @@ def rig(base: LocalBase, directories: dict[str, Path]) -> Rig:
 
 @pytest.fixture(scope="module")
 def truth(base_directory: Path, directories: dict[str, Path]) -> Truth:
-    return Truth(base_directory, directories, LONGEST)
+    return Truth.of(base_directory, directories, LONGEST)
 
 
 def act(play: Play, event: Sequence, names: list[str | None], prefixes: bool) -> None:

@@ -5,15 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    PhimoeConfig,
+    PhimoeForCausalLM,
     PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from adaptery.base_model import open_base
@@ -21,7 +23,7 @@ from adaptery.errors import AdapteryError, BaseNotFound, ConfigError, DoesNotFit
 from adaptery.serving.config import ServeConfig
 from adaptery.serving.engine import GenerationRequest, SamplingParams
 from adaptery.serving.torch.engine import TorchEngine
-from adaptery.serving.torch.trial import require_same
+from adaptery.serving.torch.trial import require_same, short_windows
 from tests.serving import models
 
 pytestmark = pytest.mark.anyio
@@ -43,15 +45,23 @@ def write(directory: Path, model: PreTrainedModel) -> Path:
     return models.write_base(directory, model)
 
 
-async def test_a_window_that_is_never_reached_is_served(tmp_path, config):
+@pytest.mark.parametrize("window", [100, 512], ids=["shorter", "as long as the context"])
+async def test_a_window_that_only_a_mask_would_tell_of_is_not_overlooked(tmp_path, config, window):
     torch.manual_seed(2)
-    shape = MistralConfig(**models.SHAPE, sliding_window=100)
-    directory = write(tmp_path, MistralForCausalLM(shape))
-    assert await greedy(directory, config, max_context=100) == models.truth(
-        directory, None, PROMPT, 12
-    )
-    with pytest.raises(UsageError, match="--max-context 100"):
-        await greedy(directory, config, max_context=101)
+    shape = PhimoeConfig(**models.SHAPE, sliding_window=window, num_local_experts=2)
+    directory = write(tmp_path, PhimoeForCausalLM(shape))
+    if window < models.SHAPE["max_position_embeddings"]:
+        with pytest.raises(UsageError, match="cannot run PhimoeForCausalLM"):
+            await greedy(directory, config)
+    else:
+        assert await greedy(directory, config) == models.truth(directory, None, PROMPT, 12)
+
+
+def test_the_trial_leaves_windows_as_they_were(base):
+    model = MistralForCausalLM(MistralConfig(**models.SHAPE, sliding_window=100))
+    with short_windows(model):
+        assert model.config.sliding_window < 19
+    assert model.config.sliding_window == 100
 
 
 async def test_experts_are_served(tmp_path, config):
@@ -61,20 +71,21 @@ async def test_experts_are_served(tmp_path, config):
     assert await greedy(directory, config) == models.truth(directory, None, PROMPT, 12)
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        lambda: Gemma2ForCausalLM(Gemma2Config(**models.SHAPE, head_dim=16)),
-        lambda: MambaForCausalLM(
-            MambaConfig(vocab_size=124, hidden_size=32, num_hidden_layers=1, state_size=4)
-        ),
-    ],
-    ids=["soft caps", "no attention"],
-)
-async def test_what_would_be_computed_wrong_is_refused(tmp_path, config, model):
-    directory = write(tmp_path, model())
-    with pytest.raises(UsageError, match="cannot run"):
+async def test_what_would_be_computed_wrong_is_refused(tmp_path, config):
+    shape = MambaConfig(vocab_size=124, hidden_size=32, num_hidden_layers=1, state_size=4)
+    directory = write(tmp_path, MambaForCausalLM(shape))
+    with pytest.raises(UsageError, match="cannot run MambaForCausalLM as it should: ") as refused:
         await greedy(directory, config)
+    assert refused.value.exit_code == 2
+
+
+async def test_what_is_no_decoder_is_refused_in_a_line(tmp_path, config):
+    shape = T5Config(vocab_size=124, d_model=32, d_ff=32, num_layers=1, num_heads=2, d_kv=16)
+    T5ForConditionalGeneration(shape).save_pretrained(tmp_path)
+    models.write_tokenizer(tmp_path)
+    with pytest.raises(UsageError, match=r"cannot be loaded as a model: .*T5Config") as refused:
+        await greedy(tmp_path, config)
+    assert len(str(refused.value).splitlines()) == 1
 
 
 def test_scores_that_differ_are_noticed():
@@ -90,9 +101,10 @@ def test_scores_that_differ_are_noticed():
     [
         ({"max_context": 4096}, ConfigError),  # the base was made for 512
         ({"device": "mps"}, ConfigError),
-        ({"max_sequences": 10**9}, DoesNotFit),
+        ({"kv_memory": 10**15}, DoesNotFit),
+        ({"kv_memory": 10**5}, DoesNotFit),  # less than one request needs
     ],
-    ids=["context", "device", "memory"],
+    ids=["context", "device", "memory", "too little memory"],
 )
 async def test_what_the_machine_or_the_base_cannot_do_is_refused(
     base_directory, config, changes, error: type[AdapteryError]
