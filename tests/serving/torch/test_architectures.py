@@ -205,7 +205,7 @@ def test_adapters_of_experts_are_refused_in_a_sentence(base: LocalBase, tmp_path
     rig = Rig(base, *try_out(copy.deepcopy(model), base), {"a": tmp_path / "a"})
     lora = LoraConfig(target_modules=["q_proj"], target_parameters=["mlp.experts.down_proj"])
     get_peft_model(model, lora, "a").save_pretrained(str(tmp_path))
-    with pytest.raises(InvalidAdapter, match="'target_parameters' is .* plain LoRA does not have"):
+    with pytest.raises(InvalidAdapter, match=r"'target_parameters' is .* plain LoRA does not have"):
         rig.adapter("a")
 
 
