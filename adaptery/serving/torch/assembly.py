@@ -16,8 +16,8 @@ from adaptery.serving.torch.answer import Answer
 from adaptery.serving.torch.blocks import BLOCK
 from adaptery.serving.torch.cache import KeyValueCache
 from adaptery.serving.torch.channel import Started
-from adaptery.serving.torch.constraints import prepare
 from adaptery.serving.torch.loop import StepLoop
+from adaptery.serving.torch.lora import SLACK
 from adaptery.serving.torch.memory import cache_blocks
 from adaptery.serving.torch.model import (
     Decoder,
@@ -92,12 +92,15 @@ def assemble(base: LocalBase, config: ServeConfig, flush: Callable[[], None]) ->
     context = longest_context(model, config.max_context, DEFAULT_CONTEXT)
     decoder, tried = try_out(model, base)
     leave_file(model)
-    prepare(base.tokenizer, decoder.end_ids)
     cache = tried.resized(cache_blocks(config, context, tried.bytes_per_token(), device))
     budget = adapter_budget(config, device)
     reader = AdapterReader(decoder.layers, decoder.dtype, decoder.device)
+    # The rest of the budget is for those that are answering: they have a second place, side by side.
     store = AdapterStore(
-        reader.open, budget=budget, limit=config.max_adapters, on_change=lambda: loop.wake()
+        reader.open,
+        budget=int(budget / (1 + SLACK)),
+        limit=config.max_adapters,
+        on_change=lambda: loop.wake(),
     )
     scheduler = Scheduler(cache, store, config.max_sequences, config.step_tokens)
     loop = StepLoop(Runner(decoder, cache), scheduler, flush)

@@ -16,6 +16,7 @@ from adaptery.serving.torch.memory import zeros
 
 SMALL = 300_000  # bytes of zeros that cost less to multiply by than a further product does
 SLACK = 1.25  # room for adapters to come, so that not every one of them moves all others
+ROOM = 128  # ranks, at least: what is not used of it takes no memory on a CPU
 PATIENCE = 4  # what of the arrangement may go unused: so many times what rearranging would copy
 
 
@@ -195,8 +196,8 @@ class ActiveAdapters:
     def _start_again(self, wanted: int) -> None:
         """Forget what is arranged, with room for `wanted` ranks and some more."""
         self._places, self._end, self._unused = {}, 0, 0
-        if not wanted <= self._room <= 4 * SLACK * wanted:
-            self._room = int(SLACK * wanted)
+        if not wanted <= self._room <= max(4 * SLACK * wanted, ROOM):
+            self._room = max(int(SLACK * wanted), ROOM)
             for stack in self.stacks:
                 stack.reserve(self._room)
         for stack in self.stacks:

@@ -41,10 +41,14 @@ def try_out(model: PreTrainedModel, base: LocalBase) -> tuple[Decoder, KeyValueC
     try:
         with torch.inference_mode(), short_windows(model):
             model.set_attn_implementation("eager")  # other attention of its own may drop soft caps
-            alone = torch.cat([scores_alone(model, text) for text in texts])
-            decoder = rebuilt(model, base, texts[0], vocabulary)
+            alone: list[Tensor] = []
+            groups = shared_inputs(
+                model, lambda: alone.append(scores_alone(model, texts[0])), len(texts[0])
+            )
+            alone += [scores_alone(model, text) for text in texts[1:]]
+            decoder = rebuilt(model, base, groups, vocabulary)
             together = scores_together(Runner(decoder, cache), texts)
-        require_same(alone, together)
+        require_same(torch.cat(alone), together)
     except (UsageError, ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
         raise UsageError(
             f"The torch engine cannot run {type(model).__name__} as it should: {error}."
@@ -72,18 +76,20 @@ def short_windows(model: PreTrainedModel) -> Iterator[None]:
             setattr(owner, name, size)
 
 
-def rebuilt(model: PreTrainedModel, base: LocalBase, text: list[int], vocabulary: int) -> Decoder:
-    """The model with our attention and our linear layers."""
+def rebuilt(
+    model: PreTrainedModel, base: LocalBase, groups: list[dict[str, nn.Linear]], vocabulary: int
+) -> Decoder:
+    """The model with our attention, and with its linear layers computed by groups."""
     weights = sum(parameter.nbytes for parameter in model.parameters())
     head = model.get_output_embeddings()
-    groups = shared_inputs(model, lambda: scores_alone(model, text), len(text))
     layers: dict[str, nn.Linear] = {}
     active = ActiveAdapters()
     for group in groups:
         if head not in group.values():  # it gets the chosen tokens only
             Projection(group, active)
             layers.update(group)
-    Projection({"head": head}, ActiveAdapters())
+    if head.weight is not model.get_input_embeddings().weight:  # else it would be held twice
+        Projection({"head": head}, ActiveAdapters())
     model.set_attn_implementation(attention.NAME)
     return Decoder(model, layers, active, end_tokens(model, base), vocabulary, weights)
 

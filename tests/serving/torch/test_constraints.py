@@ -13,7 +13,7 @@ from adaptery.errors import EngineError, UsageError
 from adaptery.serving.engine import Chunk, SamplingParams
 from adaptery.serving.grammar import Grammar, check_grammar
 from adaptery.serving.torch.answer import Answer, choose
-from adaptery.serving.torch.constraints import Grammars, grammars_of, prepare
+from adaptery.serving.torch.constraints import Grammars
 from tests.serving.torch.test_text import TOKENIZER, byte_tokenizer
 
 VOCABULARY = len(TOKENIZER)
@@ -234,16 +234,3 @@ def test_without_llguidance_forms_are_refused_with_the_way_out(monkeypatch):
     (result,) = choose([Answer(sampling, tokenizer, frozenset({END}), [1], print)], noise(0))
     assert isinstance(result, EngineError)
     assert "adaptery[structured]" in str(result)
-
-
-def test_the_vocabulary_can_be_read_before_the_first_request(monkeypatch):
-    tokenizer, ends = byte_tokenizer(), frozenset({END})
-    with monkeypatch.context() as absent:
-        absent.setitem(sys.modules, "llguidance", None)
-        prepare(tokenizer, ends)  # nothing to do, and nothing wrong
-    known = grammars_of.cache_info().misses
-    prepare(tokenizer, ends)
-    assert grammars_of.cache_info().misses == known + 1
-    sampling = SamplingParams(5, grammar=by_schema(SCHEMAS["date"]))
-    choose([Answer(sampling, tokenizer, ends, [1], print)], noise(0))
-    assert grammars_of.cache_info().misses == known + 1
