@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -45,14 +46,17 @@ ROWS: Mapping[str, Callable[[Setting], Iterator[Figure]]] = {
 
 def main() -> None:
     options = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers end with us, however we end
     with ExitStack() as stack:
         work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         material.make(work)
         setting = Setting(work, options.rounds, options.requests, options.vllm, {})
-        figures = []
+        figures: list[Figure] = []
         for name in options.rows:
             print(f"== {name}", file=sys.stderr)
-            figures += list(ROWS[name](setting))
+            for figure in ROWS[name](setting):
+                print(line(figure), file=sys.stderr)
+                figures.append(figure)
         if options.json:
             print(json.dumps(as_json(figures, setting.scores), indent=2, ensure_ascii=False))
         else:
@@ -92,11 +96,12 @@ def machine() -> str:
 
 def bars(figures: list[Figure]) -> list[str]:
     """The table of what was asked for."""
-    lines = ["| what | measured | bar | |", "|---|---|---|---|"]
-    for figure in figures:
-        mark = "" if figure.ok is None else "met" if figure.ok else "MISSED"
-        lines.append(f"| {figure.what} | {figure.measured} | {figure.bar} | {mark} |")
-    return lines
+    return ["| what | measured | bar | |", "|---|---|---|---|", *map(line, figures)]
+
+
+def line(figure: Figure) -> str:
+    mark = "" if figure.ok is None else "met" if figure.ok else "MISSED"
+    return f"| {figure.what} | {figure.measured} | {figure.bar} | {mark} |"
 
 
 def loads(scores: Mapping[str, Score]) -> list[str]:

@@ -15,9 +15,10 @@ import httpx
 from adaptery.registry.local import LocalRegistry
 from adaptery.types import AdapterRef
 from benchmarks.figures import Figure, timed
-from benchmarks.serving.load import Answer, ask, client, closed_loop, jobs
+from benchmarks.serving.answers import check_server
+from benchmarks.serving.load import Answer, Job, ask, client, closed_loop, jobs
 from benchmarks.serving.material import R8, mixed
-from benchmarks.serving.numbers import Load, Score
+from benchmarks.serving.numbers import WRONG, Load, Score
 from benchmarks.serving.rows_speed import Setting
 from benchmarks.serving.servers import BASE, adaptery
 
@@ -53,14 +54,20 @@ def gaps(answers: Sequence[Answer], begin: float, end: float) -> list[float]:
     return [after - before for before, after in pairs if after > begin and before < end]
 
 
+async def one(server: httpx.AsyncClient, job: Job) -> Answer:
+    """The answer to a request without which there is nothing to measure."""
+    answer = await ask(server, job)
+    if answer.failure:
+        raise SystemExit(f"{job.model} failed: {answer.failure}")
+    return answer
+
+
 async def disturbed(
     server: httpx.AsyncClient, growing: Sequence[Answer], model: str, prompt: int, seed: int
 ) -> tuple[Answer, list[float]]:
     """One request for a single token among the streams, and the gaps of those until it came."""
     [job] = jobs([model], 1, seed, prompt, tokens=1)
-    answer = await ask(server, job)
-    if answer.failure:
-        raise SystemExit(f"{model} failed: {answer.failure}")
+    answer = await one(server, job)
     await asyncio.sleep(PAUSE_S)
     return answer, gaps(growing, answer.sent, answer.times[0])
 
@@ -107,7 +114,7 @@ async def cold_and_hot(
             reading = timed(lambda file=file: bytearray(file.read_bytes()))  # type: ignore[misc]
             forget(file)
             first, *later = [
-                (await ask(server, job)).first
+                (await one(server, job)).first
                 for job in jobs([model], 4, seed=700 + seed, tokens=1)
             ]
             found.append((first, statistics.median(later), reading))
@@ -158,6 +165,7 @@ def round_robin(setting: Setting) -> Iterator[Figure]:
                 done = asyncio.run(closed_loop(server.url, work))
                 answers[name] += done if turn else []
                 print(f"turn {turn}, {name}: {Load.of(done).first}", file=sys.stderr)
+        checked = check_server(servers["8 resident"].url, setting.work, R8[:12])
     loads = {name: Load.of(done) for name, done in answers.items()}
     for name, load in loads.items():
         setting.scores[f"adaptery, 32 adapters in turn, {name}"] = Score([load])
@@ -165,9 +173,10 @@ def round_robin(setting: Setting) -> Iterator[Figure]:
     yield Figure(
         "32 adapters in turn over 8 resident: 99th percentile to the first token",
         f"{few.first[1]:.2f} s, {few.first[1] / every.first[1]:.2f} × all resident "
-        f"({every.first[1]:.2f} s); {len(few.failures)} of {few.requests} starved or failed",
+        f"({every.first[1]:.2f} s); {len(few.failures)} of {few.requests} starved or failed; "
+        + (f"{WRONG}: {checked.wrong}" if checked.wrong else "answers right"),
         "≤ 4.00 ×, none",
-        few.first[1] <= 4 * every.first[1] and not few.failures,
+        few.first[1] <= 4 * every.first[1] and not few.failures and not checked.wrong,
     )
 
 
