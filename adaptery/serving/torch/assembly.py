@@ -95,7 +95,7 @@ def assemble(base: LocalBase, config: ServeConfig, flush: Callable[[], None]) ->
     cache = tried.resized(cache_blocks(config, context, tried.bytes_per_token(), device))
     budget = adapter_budget(config, device)
     reader = AdapterReader(decoder.layers, decoder.dtype, decoder.device)
-    # The rest of the budget is for those that are answering: they have a second place, side by side.
+    # The rest is for those that are answering: they have a second place, side by side.
     store = AdapterStore(
         reader.open,
         budget=int(budget / (1 + SLACK)),

@@ -75,8 +75,8 @@ class Grammars:
 def grammars_of(tokenizer: "PreTrainedTokenizerBase", end_ids: frozenset[int]) -> Grammars:
     """The one `Grammars` of a tokenizer, which begins to read its vocabulary.
 
-    That takes 45 MB for 32,000 tokens and stops all Python threads for a fifth of a second (152,000:
-    a second), once, when the first answer in a given form is asked for.
+    That takes 45 MB for 32,000 tokens and stops all Python threads for a fifth of a second (for
+    152,000 a second), once, when the first answer in a given form is asked for.
     """
     return Grammars(tokenizer, end_ids)
 
