@@ -14,7 +14,7 @@ from torch import Tensor
 
 from adaptery.serving.torch.memory import zeros
 
-SMALL = 300_000  # bytes of zeros that cost less to multiply by than a further product does
+SMALL = 700_000  # bytes of zeros that cost less to multiply by than a further product does
 SLACK = 1.25  # room for adapters to come, so that not every one of them moves all others
 ROOM = 128  # ranks, at least: what is not used of it takes no memory on a CPU
 PATIENCE = 4  # what of the arrangement may go unused: so many times what rearranging would copy
@@ -66,17 +66,20 @@ class Part:
     """The matrices of some ranks of a stack, laid out for multiplication.
 
     `a` (ranks of all members, inputs) stands on the left of its product and the few tokens on the
-    right, because oneDNN then reads it as it lies. `products` lists what follows: which rows of
-    the first product are multiplied by which `b`, and the columns of the output that get the sum.
+    right, because oneDNN then reads it as it lies. What that gives is multiplied by `together`, if
+    the zeros in it are few; else member by member: `apart` lists which rows of the first product
+    are multiplied by which matrix, and between them the columns of the output that get the sum.
     """
 
     def __init__(self, a: Tensor, b: Tensor, columns: Sequence[slice]) -> None:
         members = len(columns)
         self.a = a.flatten(0, 1)
         if b.nbytes // members * (members - 1) < SMALL:
-            self.products = [(slice(None), slice(None), b.flatten(0, 1))]
+            self.together: Tensor | None = b.flatten(0, 1)
+            self.apart: list[tuple[slice, slice, Tensor]] = []
         else:
-            self.products = [
+            self.together = None
+            self.apart = [
                 (slice(number, None, members), mine, b[:, number, mine])
                 for number, mine in enumerate(columns)
             ]
@@ -132,13 +135,16 @@ class Stack:
         """Add an update to `output` (tokens, outputs), given `inputs` (tokens, inputs)."""
         if self.changed.isdisjoint(update.adapters):
             return
-        rows, part = update.rows, self._part(update.ranks)
-        inner = torch.mm(part.a, inputs[rows].t())
+        part = self._part(update.ranks)
+        if update.rows.stop - update.rows.start < len(inputs):
+            inputs, output = inputs[update.rows], output[update.rows]
+        inner = torch.mm(part.a, inputs.t())
         if update.foreign is not None:
             inner.view(-1, len(self.members), inner.shape[1]).masked_fill_(update.foreign, 0)
-        y = output[rows]
-        for mine, columns, b in part.products:
-            y[:, columns].addmm_(inner[mine].t(), b)
+        if part.together is not None:
+            output.addmm_(inner.t(), part.together)
+        for mine, columns, b in part.apart:
+            output[:, columns].addmm_(inner[mine].t(), b)
 
     def _part(self, ranks: slice) -> Part:
         key = ranks.start, ranks.stop
