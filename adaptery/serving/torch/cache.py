@@ -1,6 +1,7 @@
 """Keys and values of all sequences, in blocks of a fixed number of tokens."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -13,9 +14,9 @@ from adaptery.serving.torch.memory import gigabytes, zeros
 class KeyValueCache:
     """Per layer, keys and values of shape (blocks + 1, BLOCK, heads, head size).
 
-    What a sequence reads beyond its own end is masked, and masked numbers are harmless if they are
-    finite. So memory is zero at first, what was not seen to be finite is cleared before another
-    sequence gets it, and the last block, which fills up short tables, belongs to nobody.
+    What a sequence reads beyond its own end is masked, which is harmless if its scores are finite.
+    Those of one adapter's keys with another's queries need not be, even if both are. So a block is
+    cleared when it is handed out, and the last one, which fills up short tables, is nobody's.
     """
 
     def __init__(self, blocks: int) -> None:
@@ -52,19 +53,16 @@ class KeyValueCache:
     def clear(self, blocks: Iterable[int]) -> None:
         """Make what `blocks` hold zero."""
         chosen = list(blocks)
-        for pair in self._layers.values():
-            for room in pair:
-                room[chosen] = 0
+        for room in self._rooms() if chosen else ():
+            room.index_fill_(0, torch.tensor(chosen, device=room.device), 0)
 
     def finite(self, blocks: list[int]) -> bool:
         """Whether all numbers in `blocks` are finite."""
-        rooms = [room for pair in self._layers.values() for room in pair]
-        return all(bool(room[blocks].isfinite().all()) for room in rooms)
+        return all(bool(room[blocks].isfinite().all()) for room in self._rooms())
 
     def bytes_per_token(self) -> int:
         """Of keys and values in all layers. Known once every layer has been written to."""
-        rooms = [room for pair in self._layers.values() for room in pair]
-        return sum(room[0, 0].numel() * room.element_size() for room in rooms)
+        return sum(room[0, 0].numel() * room.element_size() for room in self._rooms())
 
     def resized(self, blocks: int) -> "KeyValueCache":
         """An empty cache for the same layers.
@@ -84,6 +82,9 @@ class KeyValueCache:
                 "Lower --kv-memory, --max-sequences or --max-context."
             ) from error
         return cache
+
+    def _rooms(self) -> Iterator[Tensor]:
+        return chain.from_iterable(self._layers.values())
 
     def _room(self, like: Tensor) -> Tensor:
         """Memory for a layer whose heads and head size are as in `like` (heads, any, head size)."""

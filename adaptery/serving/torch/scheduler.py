@@ -40,6 +40,7 @@ class Scheduler:
         self._pace = Pace(step_tokens)
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []  # in the order in which they were admitted
+        self._handed_out: list[int] = []  # blocks, in this step
         self._turns: dict[str, Turn] = {}  # of the running ones' versions, the longest first
 
     @property
@@ -62,6 +63,8 @@ class Scheduler:
         self._take_turns()
         self._admit()
         self._make_room()
+        self._cache.clear(self._handed_out)
+        self._handed_out = []
         answering = [request for request in self._running if request.missing == 1]
         prompts = [request for request in self._running if request.missing > 1]
         pieces = [Piece(request, 1) for request in sorted(answering, key=length, reverse=True)]
@@ -87,9 +90,9 @@ class Scheduler:
 
     def append(self, request: Request, token: int) -> None:
         """The request's next token. Its scores were finite, so all that led to them is."""
-        first = not request.verified
+        prompt = request.computed - request.verified > 1
         request.verified = request.computed
-        if first:
+        if prompt:
             self._blocks.keep(request.seed, request.ids[: request.verified], request.table)
         request.ids.append(token)
 
@@ -158,17 +161,25 @@ class Scheduler:
         """Blocks for all tokens so far and one more, known ones first."""
         request.table = self._blocks.find(request.seed, request.ids)
         request.computed = request.verified = len(request.table) * BLOCK
-        if self._blocks.grow(request.table, len(request.ids) + 1):
+        if self._grow(request, len(request.ids) + 1):
             return True
         self._blocks.release(request.table)
         self._release_adapter(request)
         return False
 
+    def _grow(self, request: Request, tokens: int) -> bool:
+        """Blocks for so many tokens; False, and none, if there are too few."""
+        owned = len(request.table)
+        if not self._blocks.grow(request.table, tokens):
+            return False
+        self._handed_out += request.table[owned:]
+        return True
+
     def _make_room(self) -> None:
         """A place in the cache for every running request's next token; the newest step back."""
         for request in list(self._running):
             while request in self._running:
-                if self._blocks.grow(request.table, len(request.ids)):
+                if self._grow(request, len(request.ids)):
                     break
                 newest = self._running[-1]
                 self._step_back(newest)
@@ -181,13 +192,11 @@ class Scheduler:
         self._leave(request)
 
     def _leave(self, request: Request) -> None:
-        """Out of the running ones. What is known to be finite can be found, the rest is cleared."""
+        """Out of the running ones. What is known to be finite can be found again."""
         self._running.remove(request)
         if all(other.adapter_name != request.adapter_name for other in self._running):
             self._turns.pop(request.adapter_name or "", None)
         self._blocks.keep(request.seed, request.ids[: request.verified], request.table)
-        if request.verified < request.computed:
-            self._cache.clear(request.table[request.verified // BLOCK :])
         self._blocks.release(request.table)
         request.computed = request.verified = 0
         self._release_adapter(request)
