@@ -21,7 +21,7 @@ PROMPTS = [TEXT[:length] for length in (1, 15, 16, 17, 33, 49, 60)] + [
     [*TEXT[:32], *[17] * 30],
     TEXT[5:25],
 ]
-NEEDED = needed(60 + LONGEST)
+NEEDED = needed(max(map(len, PROMPTS)) + LONGEST)
 
 request = st.tuples(
     st.integers(0, 6),
