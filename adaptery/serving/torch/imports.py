@@ -41,6 +41,7 @@ def loading(*unused: str) -> Iterator[None]:
 @contextmanager
 def without(*packages: str) -> Iterator[None]:
     """Let imports find these packages not installed meanwhile, but for those loaded before."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # of what is absent on purpose
     absent = [name for name in packages if name not in sys.modules]
     modules = cast(dict[str, object], sys.modules)
     modules.update(dict.fromkeys(absent))  # `import` takes None for what is not there

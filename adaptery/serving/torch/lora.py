@@ -167,6 +167,8 @@ class ActiveAdapters:
     def arrange(self, adapters: Iterable[Adapter]) -> None:
         """Have all of `adapters` in the stacks. What is there already stays where it is."""
         active = set(adapters)
+        if not active:
+            return
         new = sorted(active - self._places.keys(), key=lambda adapter: adapter.name)
         wanted = sum(adapter.rank for adapter in active)
         self._unused += self._end - wanted

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 STALL = 0.4  # of a step's time without prompts, which a prompt may add to it
 LEAST = 16  # tokens: fewer are not worth their overhead
+SHORT = 64  # tokens: what is left of a prompt is not cut into smaller pieces
 UNKNOWN = 64  # tokens, until steps have been measured
 NEWS = 0.2  # weight of the latest measurement
 
@@ -16,18 +17,20 @@ class Pace:
     answers: float | None = None
     token: float | None = None
 
-    def budget(self, answering: int, prompts: int) -> int:
-        """Tokens that `prompts` requests may compute beside `answering` ones.
+    def budget(self, answering: int, prompts: int, first: int) -> int:
+        """Tokens that `prompts` requests, the first missing `first`, may compute beside answers.
 
         A prompt may make a step longer by the share STALL. Where more wait than are answered, it
-        may be longer in proportion: their wait weighs more than the others' stall.
+        may be longer in proportion: their wait weighs more than the others' stall. A short prompt
+        is computed in one longer step, because each of several would have its own overhead.
         """
         if not answering or not prompts:
             return self.limit
         if self.answers is None or not self.token:
             return min(UNKNOWN, self.limit)
         fair = STALL * self.answers / self.token * max(1.0, prompts / answering)
-        return min(max(LEAST, int(fair)), self.limit)
+        whole = first if first <= SHORT else LEAST
+        return min(max(LEAST, whole, int(fair)), self.limit)
 
     def measured(self, answering: int, prompt_tokens: int, seconds: float) -> None:
         """Learn from a step."""

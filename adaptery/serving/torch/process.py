@@ -13,6 +13,15 @@ from typing import Literal, Protocol
 
 Isolation = Literal["process", "thread"]
 DEFAULT: Isolation = "process" if os.name == "posix" else "thread"
+# How glibc gets memory: in huge pages, which the processor finds sooner, and kept when it is freed,
+# because a page that is new in each step costs a fault in each step. A tenth of a step's time.
+TUNABLES = (
+    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:"
+    "glibc.malloc.trim_threshold=2147483647"
+)
+# How often a thread of a product looks whether the others are done before it sleeps. gomp's own
+# 300,000 would keep cores from the server, whose chunks then hold up the next product.
+SPINS = "50000"
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux' prctl
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -48,7 +57,12 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # data on our stdout is ours alone
                 pass_fds=[number],
-                env={**os.environ, "PYTHONPATH": path},
+                env={
+                    "GLIBC_TUNABLES": TUNABLES,
+                    "GOMP_SPINCOUNT": SPINS,
+                    **os.environ,
+                    "PYTHONPATH": path,
+                },
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

@@ -51,7 +51,8 @@ def distribution(
     np.exp(weights, out=weights)
     if sampling.top_p < 1:
         near, weights = nucleus(weights, sampling.top_p)
-        tokens = near if tokens is None or near is None else tokens[near]
+        if near is not None:
+            tokens = near if tokens is None else tokens[near]
     if sampling.min_p > 0:
         weights[weights < np.float32(sampling.min_p)] = 0
     return tokens, weights

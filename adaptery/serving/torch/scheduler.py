@@ -68,7 +68,8 @@ class Scheduler:
         answering = [request for request in self._running if request.missing == 1]
         prompts = [request for request in self._running if request.missing > 1]
         pieces = [Piece(request, 1) for request in sorted(answering, key=length, reverse=True)]
-        budget = self._pace.budget(len(answering), len(prompts))
+        first = prompts[0].missing if prompts else 0
+        budget = self._pace.budget(len(answering), len(prompts), first)
         parts = []
         for request in prompts:
             if count := min(request.missing, budget):
