@@ -16,7 +16,7 @@ from benchmarks.serving.material import mixed
 from benchmarks.serving.rows_speed import LOADS, Setting
 from benchmarks.serving.servers import BASE, SEQUENCES, Server, adaptery, plain_environment
 
-KV, ADAPTERS = 256 << 20, 128 << 20  # bytes of the budgets that the measured server gets
+KV, ADAPTERS = 256 << 20, 256 << 20  # bytes of the budgets that the measured server gets
 PROMPT, CONTEXT = 1024, 1280  # tokens; 16 such prompts fill 200 MB of keys and values
 STARTS, START_S, ABOVE = 3, 5.0, 500e6
 

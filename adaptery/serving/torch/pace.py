@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-STALL = 0.4  # of a step's time without prompts, which a prompt may add to it
+STALL = 0.35  # of a step's time without prompts, which a prompt may add to it
 LEAST = 16  # tokens: fewer are not worth their overhead
 SHORT = 64  # tokens: what is left of a prompt is not cut into smaller pieces
 UNKNOWN = 64  # tokens, until steps have been measured
