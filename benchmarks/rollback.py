@@ -48,8 +48,9 @@ class Log:
 def server(options: argparse.Namespace) -> Iterator[str]:
     """The URL of an `adapters serve`."""
     port = free_port()
-    command = [ADAPTERS, "serve", "--base", options.base, "--port", str(port)]
-    process = subprocess.Popen([*command, "--registry", options.registry])
+    command = [ADAPTERS, "serve", "--base", options.base, "--dtype", "float32"]
+    where = ["--port", str(port), "--registry", options.registry]
+    process = subprocess.Popen([*command, *where])
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: answers(f"{url}/ready"), process, "The server")
