@@ -17,6 +17,7 @@ from typing import Any, cast
 
 UNUSED = ("accelerate", "pandas", "peft", "scipy", "sklearn")
 COMPILER = "torch._dynamo"
+QUIET = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
 
 
 @contextmanager
@@ -40,8 +41,12 @@ def loading(*unused: str) -> Iterator[None]:
 
 @contextmanager
 def without(*packages: str) -> Iterator[None]:
-    """Let imports find these packages not installed meanwhile, but for those loaded before."""
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # of what is absent on purpose
+    """Let imports find these packages not installed meanwhile, but for those loaded before.
+
+    transformers does not warn then that they are missing, which is on purpose.
+    """
+    warned = os.environ.get(QUIET)
+    os.environ[QUIET] = "1"
     absent = [name for name in packages if name not in sys.modules]
     modules = cast(dict[str, object], sys.modules)
     modules.update(dict.fromkeys(absent))  # `import` takes None for what is not there
@@ -51,6 +56,9 @@ def without(*packages: str) -> Iterator[None]:
         for name in absent:
             if modules.get(name, name) is None:
                 del modules[name]
+        del os.environ[QUIET]
+        if warned is not None:
+            os.environ[QUIET] = warned
 
 
 @contextmanager

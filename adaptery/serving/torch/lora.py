@@ -110,11 +110,15 @@ class Stack:
 
     def reserve(self, ranks: int) -> None:
         """Forget all adapters and have room for `ranks` ranks."""
-        self.changed: set[Adapter] = set()
-        self._parts: dict[tuple[int, int], Part] = {}
+        self.forget()
         members = len(self.members)
         self.a = zeros((ranks, members, self.inputs), self._dtype, self._device)
         self.b = zeros((ranks, members, self.outputs), self._dtype, self._device)
+
+    def forget(self) -> None:
+        """Have no adapters, in the same room."""
+        self.changed: set[Adapter] = set()
+        self._parts: dict[tuple[int, int], Part] = {}  # by the ranks that steps have asked for
 
     def place(self, adapter: Adapter, ranks: slice) -> None:
         """Copy an adapter's matrices to its ranks."""
@@ -209,4 +213,4 @@ class ActiveAdapters:
             for stack in self.stacks:
                 stack.reserve(self._room)
         for stack in self.stacks:
-            stack.changed.clear()
+            stack.forget()

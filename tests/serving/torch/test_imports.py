@@ -1,7 +1,12 @@
 """What the worker's process leaves out when it imports, and that nothing is missing afterwards."""
 
+import os
 import subprocess
 import sys
+
+import pytest
+
+from adaptery.serving.torch.imports import QUIET, without
 
 WORKER = """
 import sys
@@ -54,3 +59,13 @@ def test_the_server_makes_the_same_tokens_without_torch(base, base_directory):
     )
     expected = [*tokens, *base.tokenizer(asked, add_special_tokens=False)["input_ids"]]
     assert run(SERVER, str(base_directory)) == f"{expected}\n"
+
+
+@pytest.mark.parametrize("before", [None, "0"])
+def test_the_environment_is_left_as_it_was(monkeypatch, before):
+    monkeypatch.delenv(QUIET, raising=False)
+    if before is not None:
+        monkeypatch.setenv(QUIET, before)
+    with without("no_such_package"):
+        assert os.environ[QUIET] == "1"
+    assert os.environ.get(QUIET) == before
