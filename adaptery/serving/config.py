@@ -45,6 +45,13 @@ class ServeConfig(Config):
         int | None,
         Field(description="CPU threads of the engine (default: all cores it may use).", ge=1),
     ] = None
+    kernels: Annotated[
+        Literal["auto", "off"],
+        Field(
+            description="What computes on a CPU beside the base's layers; auto is code of our own, "
+            "compiled at the first start where there is a C++ compiler, off is PyTorch."
+        ),
+    ] = "auto"
     max_sequences: Annotated[
         int, Field(description="Requests computed at the same time; others wait.", ge=1)
     ] = 16

@@ -19,6 +19,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from adaptery.base_model import open_base
+from adaptery.serving.torch.assembly import leave_file
+from adaptery.serving.torch.kernels.calls import Kernels
 from adaptery.serving.torch.lora import Adapter
 from adaptery.serving.torch.model import choose_dtype, load_model, stored_dtype
 from adaptery.serving.torch.runner import Runner
@@ -69,8 +71,10 @@ def prepare(work: Path) -> tuple[Runner, Callable[[str], Adapter]]:
     """An engine without its loop, and what reads adapters for it."""
     base, device = open_base(str(work / "base")), torch.device("cpu")
     model = load_model(base, device, choose_dtype("auto", device, stored_dtype(base)))
-    decoder, cache = try_out(model, base)
-    reader = AdapterReader(decoder.layers, decoder.dtype, decoder.device)
+    kernels = Kernels(model.dtype, torch.get_num_threads())
+    decoder, cache = try_out(model, base, kernels)
+    leave_file(model)
+    reader = AdapterReader(decoder.layers, decoder.dtype, decoder.device, decoder.active.prepared)
     runner = Runner(decoder, cache.resized(SEQUENCES * BLOCKS))
     return runner, lambda name: reader.open(name, work / "adapters" / name).read()
 

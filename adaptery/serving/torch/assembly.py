@@ -1,12 +1,15 @@
 """The parts of a worker, put together for one base and one configuration."""
 
+import logging
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from uuid import uuid4
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from adaptery.base_model import LocalBase
 from adaptery.errors import EngineError
@@ -16,8 +19,9 @@ from adaptery.serving.torch.answer import Answer
 from adaptery.serving.torch.blocks import BLOCK
 from adaptery.serving.torch.cache import KeyValueCache
 from adaptery.serving.torch.channel import Started
+from adaptery.serving.torch.kernels.build import NoKernels, compiled
+from adaptery.serving.torch.kernels.calls import Kernels
 from adaptery.serving.torch.loop import StepLoop
-from adaptery.serving.torch.lora import SLACK
 from adaptery.serving.torch.memory import cache_blocks
 from adaptery.serving.torch.model import (
     Decoder,
@@ -36,6 +40,8 @@ from adaptery.serving.torch.weights import AdapterReader
 
 DEFAULT_CONTEXT = 4096
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Assembly:
@@ -43,6 +49,7 @@ class Assembly:
 
     base: LocalBase
     config: ServeConfig
+    threads: int
     context: int
     decoder: Decoder
     cache: KeyValueCache
@@ -62,10 +69,11 @@ class Assembly:
     def started(self) -> Started:
         """What the server is told, and tells others."""
         tokens = self.cache.blocks * BLOCK
-        state = {
+        state: dict[str, str | int] = {
             "device": str(self.decoder.device),
             "dtype": str(self.decoder.dtype).removeprefix("torch."),
-            "threads": torch.get_num_threads(),
+            "threads": self.threads,
+            "kernels": "own" if self.decoder.kernels else "torch",
             "weights_bytes": self.decoder.weights,
             "kv_tokens": tokens,
             "kv_bytes": tokens * self.cache.bytes_per_token(),
@@ -86,25 +94,40 @@ def assemble(base: LocalBase, config: ServeConfig, flush: Callable[[], None]) ->
         UsageError: an architecture that this engine would not compute right.
         BaseNotFound: the files are not a model.
     """
-    use_threads(config.threads)
-    device = choose_device(config.device)
-    model = load_model(base, device, choose_dtype(config.dtype, device, stored_dtype(base)))
+    device, threads = choose_device(config.device), use_threads(config.threads)
+    model, kernels = load(base, config, device, threads)
     context = longest_context(model, config.max_context, DEFAULT_CONTEXT)
-    decoder, tried = try_out(model, base)
+    decoder, tried = try_out(model, base, kernels)
     leave_file(model)
     cache = tried.resized(cache_blocks(config, context, tried.bytes_per_token(), device))
-    budget = adapter_budget(config, device)
-    reader = AdapterReader(decoder.layers, decoder.dtype, decoder.device)
-    # The rest is for those that are answering: they have a second place, side by side.
+    budget, active = adapter_budget(config, device), decoder.active
+    reader = AdapterReader(decoder.layers, decoder.dtype, decoder.device, active.prepared)
     store = AdapterStore(
         reader.open,
-        budget=int(budget / (1 + SLACK)),
+        budget=int(budget / active.places),
         limit=config.max_adapters,
         on_change=lambda: loop.wake(),
     )
     scheduler = Scheduler(cache, store, config.max_sequences, config.step_tokens)
     loop = StepLoop(Runner(decoder, cache), scheduler, flush)
-    return Assembly(base, config, context, decoder, cache, budget, store, loop)
+    return Assembly(base, config, threads, context, decoder, cache, budget, store, loop)
+
+
+def load(
+    base: LocalBase, config: ServeConfig, device: torch.device, threads: int
+) -> tuple[PreTrainedModel, Kernels | None]:
+    """The base's weights, and the kernels for them if there are any."""
+    dtype = choose_dtype(config.dtype, device, stored_dtype(base))
+    if config.kernels == "off" or device.type != "cpu":
+        return load_model(base, device, dtype), None
+    with ThreadPoolExecutor() as beside:
+        beside.submit(compiled)  # the first time this takes as long as loading does
+        model = load_model(base, device, dtype)
+    try:
+        return model, Kernels(dtype, threads)
+    except NoKernels as error:
+        log.warning("PyTorch's operations are used instead of faster kernels: %s.", error)
+        return model, None
 
 
 def leave_file(model: nn.Module) -> None:
@@ -115,8 +138,8 @@ def leave_file(model: nn.Module) -> None:
             parameter.data = parameter.data.clone()
 
 
-def use_threads(count: int | None) -> None:
-    """Compute with so many; None means all cores that this process may use.
+def use_threads(count: int | None) -> int:
+    """Compute with so many; None means all cores that this process may use. Gives their number.
 
     Who sets OMP_NUM_THREADS has chosen already.
     """
@@ -124,3 +147,5 @@ def use_threads(count: int | None) -> None:
         count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if count is not None:
         torch.set_num_threads(count)
+    chosen: int = torch.get_num_threads()
+    return chosen

@@ -5,7 +5,6 @@ runs on it unchanged. What belongs to a step comes as the argument `batch`, whic
 hands down from the call of the model; there is no global state.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,56 +13,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from adaptery.errors import UsageError
-from adaptery.serving.torch.cache import KeyValueCache
+from adaptery.serving.torch.batch import Batch, Span
 
 NAME = "adaptery"
-
-
-@dataclass(eq=False)
-class Span:
-    """Consecutive rows of the batch: `count` new tokens of each of some sequences.
-
-    Args:
-        begin: the first row.
-        starts: positions of the first new token, (sequences,).
-        table: numbers of the sequences' blocks, (sequences, blocks).
-        fresh: whether nothing comes before the new tokens; then the cache need not be read.
-    """
-
-    begin: int
-    count: int
-    starts: Tensor
-    table: Tensor
-    fresh: bool
-    _masks: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict)
-
-    @property
-    def end(self) -> int:
-        """The row after the last."""
-        return self.begin + self.count * len(self.starts)
-
-    def mask(self, keys: int, window: int | None, like: Tensor) -> Tensor:
-        """What is added to scores, (sequences, 1, count, keys): 0, or -inf for what is not seen.
-
-        A token sees itself and what comes before, at most `window` tokens. Made once per step.
-        """
-        key = (window, like.dtype)
-        if key not in self._masks:
-            new = self.starts[:, None] + torch.arange(self.count, device=like.device)
-            behind = new[:, :, None] - torch.arange(keys, device=like.device)
-            unseen = behind < 0 if window is None else (behind < 0) | (behind >= window)
-            zero = torch.zeros(unseen.shape, dtype=like.dtype, device=like.device)
-            self._masks[key] = zero.masked_fill_(unseen, -torch.inf)[:, None]
-        return self._masks[key]
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """The rows of one step, and the places in the cache of their keys and values, (tokens,)."""
-
-    spans: tuple[Span, ...]
-    places: Tensor
-    cache: KeyValueCache
 
 
 def attend(
@@ -98,6 +50,11 @@ def attend(
     if s_aux is not None or position_bias is not None:
         raise UsageError("its attention biases scores or has sinks")
     layer: Any = module.layer_idx
+    if batch.kernels is not None and softcap is None and key.shape == value.shape:
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        cached, new = batch.cache.of(layer, key[0], value[0]), (key, value)
+        asked = batch.pieces, batch.tables, scale, sliding_window
+        return batch.kernels.attend(query, new, cached, *asked), None
     batch.cache.write(layer, batch.places, key[0], value[0])
     rows = []
     for span in batch.spans:

@@ -34,10 +34,14 @@ class KeyValueCache:
 
         A place is a block's number times BLOCK, plus the token's position in the block.
         """
+        for room, new in zip(self.of(layer, keys, values), (keys, values), strict=True):
+            room.flatten(0, 1).index_copy_(0, places, new.transpose(0, 1))
+
+    def of(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """A layer's keys and values; of a new layer they are like those (heads, any, head size)."""
         if layer not in self._layers:
             self._layers[layer] = (self._room(keys), self._room(values))
-        for room, new in zip(self._layers[layer], (keys, values), strict=True):
-            room.flatten(0, 1).index_copy_(0, places, new.transpose(0, 1))
+        return self._layers[layer]
 
     def read(self, layer: int, table: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of sequences whose blocks are the rows of `table` (sequences, blocks).

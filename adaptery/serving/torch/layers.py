@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from adaptery.serving.torch.lora import ActiveAdapters, Stack
+from adaptery.serving.torch.kernels.calls import Kernels
+from adaptery.serving.torch.lora import ActiveAdapters
 
 Product = Callable[[Tensor], Tensor]
 
@@ -21,16 +22,17 @@ Product = Callable[[Tensor], Tensor]
 class Projection:
     """Some linear layers of one input, and what the active adapters add to their outputs."""
 
-    def __init__(self, layers: dict[str, nn.Linear], active: ActiveAdapters) -> None:
-        modules = list(layers.values())
+    def __init__(
+        self,
+        layers: dict[str, nn.Linear],
+        active: ActiveAdapters,
+        kernels: Kernels | None = None,
+    ) -> None:
+        self.modules = modules = list(layers.values())
         weight = modules[0].weight
         self._sizes = [module.out_features for module in modules]
-        self._active = active
-        self._product = product(joined_weight(modules), joined_bias(modules))
-        self._stack = Stack(
-            list(layers), modules[0].in_features, self._sizes, weight.dtype, weight.device
-        )
-        active.stacks.append(self._stack)
+        self._product = product(joined_weight(modules), joined_bias(modules), kernels)
+        self._change = active.layers(layers)
         self._inputs: Tensor | None = None
         self._outputs: tuple[Tensor, ...] = ()
         for number, module in enumerate(modules):
@@ -48,10 +50,14 @@ class Projection:
         return output
 
     def _compute(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        output = self._product(inputs)
-        for update in self._active.updates:
-            self._stack.add(output[0], inputs[0], update)
+        output = self.joint(inputs)
         return output.split(self._sizes, dim=-1) if len(self._sizes) > 1 else (output,)
+
+    def joint(self, inputs: Tensor) -> Tensor:
+        """The outputs of all layers side by side, (1, tokens, outputs)."""
+        output = self._product(inputs)
+        self._change(output[0], inputs[0])
+        return output
 
 
 def joined_weight(modules: list[nn.Linear]) -> Tensor:
@@ -68,8 +74,10 @@ def joined_bias(modules: list[nn.Linear]) -> Tensor | None:
     return torch.cat([zero(m.out_features) if m.bias is None else m.bias.data for m in modules])
 
 
-def product(weight: Tensor, bias: Tensor | None) -> Product:
+def product(weight: Tensor, bias: Tensor | None, kernels: Kernels | None = None) -> Product:
     """x ↦ W x + b for inputs (…, inputs), as fast as this device does it."""
+    if kernels is not None and kernels.multiplies:
+        return kernels.product(weight, bias)
     if not reorders(weight):
         return lambda inputs: linear(inputs, weight, bias)
     ordered = torch.ops.mkldnn._reorder_linear_weight(weight, None)

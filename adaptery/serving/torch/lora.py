@@ -4,13 +4,18 @@ What is computed, for the rows x of the batch that adapters answer: y = W x + B 
 are the matrices of all active adapters, one after another, and the mask m leaves of A x what each
 row's own adapter gave. So a step costs two small products per layer however many adapters are in
 it. Rows of one adapter alone, as in a prompt, are multiplied by its own part of A and B.
+
+This is how PyTorch's operations do it best. On a CPU, kernels/segments.py does without the mask.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adaptery.serving.torch.memory import zeros
 
@@ -28,7 +33,7 @@ class Factors:
     b: Tensor
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Adapter:
     """A version's weights on the engine's device, by the name of the layer that they change."""
 
@@ -46,6 +51,32 @@ class Adapter:
         return sum(
             int(factors.a.nbytes) + int(factors.b.nbytes) for factors in self.layers.values()
         )
+
+
+Run = tuple[Adapter | None, int]
+"""Whose so many rows, one after another, are; None if they are the base's."""
+
+Change = Callable[[Tensor, Tensor], None]
+"""Adds to outputs (tokens, outputs) what adapters make of inputs (tokens, inputs)."""
+
+
+class ActiveAdapters(Protocol):
+    """Which adapters are in the step being computed, and on which rows."""
+
+    places: float
+    """How many times its bytes an adapter takes while it is in steps."""
+
+    def layers(self, members: Mapping[str, nn.Linear]) -> Change:
+        """What active adapters add to these layers, computed from one input, side by side."""
+
+    def prepared(self, adapter: Adapter) -> Adapter:
+        """An adapter that was read, as it is to be kept in memory."""
+
+    def begin(self, runs: Sequence[Run]) -> None:
+        """A step begins; single tokens stand first, longer runs by adapter."""
+
+    def end(self) -> None:
+        """It is over."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,16 +188,49 @@ class Stack:
         return self._parts[key]
 
 
-class ActiveAdapters:
-    """Which adapters are in the step being computed, where in the stacks, and on which rows."""
+class Stacked:
+    """`ActiveAdapters` whose matrices are copied side by side, in the stacks of all layers."""
+
+    places = 1 + SLACK
 
     def __init__(self) -> None:
         self.stacks: list[Stack] = []
-        self.updates: Sequence[Update] = ()
+        self._updates: Sequence[Update] = ()
         self._places: dict[Adapter, slice] = {}
         self._end = 0
         self._room = 0
         self._unused = 0  # ranks that steps have computed for nobody
+
+    def layers(self, members: Mapping[str, nn.Linear]) -> Change:
+        modules = list(members.values())
+        sizes, weight = [module.out_features for module in modules], modules[0].weight
+        stack = Stack(list(members), modules[0].in_features, sizes, weight.dtype, weight.device)
+        self.stacks.append(stack)
+        return partial(self._add, stack)
+
+    def prepared(self, adapter: Adapter) -> Adapter:
+        return adapter
+
+    def begin(self, runs: Sequence[Run]) -> None:
+        self.arrange(adapter for adapter, _ in runs if adapter is not None)
+        self._updates = list(self._made(runs))
+
+    def end(self) -> None:
+        self._updates = ()
+
+    def _add(self, stack: Stack, output: Tensor, inputs: Tensor) -> None:
+        for update in self._updates:
+            stack.add(output, inputs, update)
+
+    def _made(self, runs: Sequence[Run]) -> Iterator[Update]:
+        """What adapters add: once for all single tokens together, then for each one's prompts."""
+        begin = 0
+        for _, group in groupby(runs, key=rows_owner):
+            owners = [adapter for adapter, count in group for _ in range(count)]
+            rows = slice(begin, begin + len(owners))
+            begin = rows.stop
+            if update := self.update(rows, owners):
+                yield update
 
     def arrange(self, adapters: Iterable[Adapter]) -> None:
         """Have all of `adapters` in the stacks. What is there already stays where it is."""
@@ -214,3 +278,9 @@ class ActiveAdapters:
                 stack.reserve(self._room)
         for stack in self.stacks:
             stack.forget()
+
+
+def rows_owner(run: Run) -> object:
+    """What the rows of runs must have in common to be computed in one product."""
+    adapter, count = run
+    return None if count == 1 else (adapter,)

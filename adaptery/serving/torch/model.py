@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from adaptery.base_model import LocalBase
 from adaptery.errors import BaseNotFound, ConfigError, DoesNotFit
+from adaptery.serving.torch.kernels.calls import Kernels
 from adaptery.serving.torch.lora import ActiveAdapters
 from adaptery.serving.torch.memory import available_memory, gigabytes
 
@@ -23,7 +24,7 @@ class Decoder:
     """The base, ready to be called.
 
     `layers` are those that adapters may change, `active` the adapters of the step being computed;
-    a token of `end_ids` ends an answer.
+    a token of `end_ids` ends an answer; `kernels` compute what they can, if there are any.
     """
 
     model: PreTrainedModel
@@ -33,6 +34,7 @@ class Decoder:
     vocabulary: int
     weights: int
     """Bytes of the parameters."""
+    kernels: Kernels | None = None
 
     @property
     def device(self) -> torch.device:

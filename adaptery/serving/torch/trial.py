@@ -6,6 +6,7 @@ pieces, in one batch, against the model's own forward pass. What does not agree 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,8 +18,11 @@ from adaptery.errors import UsageError
 from adaptery.serving.torch import attention
 from adaptery.serving.torch.blocks import needed
 from adaptery.serving.torch.cache import KeyValueCache
+from adaptery.serving.torch.kernels.calls import Kernels
+from adaptery.serving.torch.kernels.modules import gated_parts, replace_modules
+from adaptery.serving.torch.kernels.segments import Segmented
 from adaptery.serving.torch.layers import Projection, shared_inputs
-from adaptery.serving.torch.lora import ActiveAdapters
+from adaptery.serving.torch.lora import ActiveAdapters, Stacked
 from adaptery.serving.torch.model import Decoder, end_tokens
 from adaptery.serving.torch.runner import Runner
 from adaptery.serving.torch.sequence import Piece, Sequence
@@ -29,8 +33,12 @@ TOLERANCE = 0.1
 WINDOW = 5  # tokens
 
 
-def try_out(model: PreTrainedModel, base: LocalBase) -> tuple[Decoder, KeyValueCache]:
+def try_out(
+    model: PreTrainedModel, base: LocalBase, kernels: Kernels | None = None
+) -> tuple[Decoder, KeyValueCache]:
     """The model, switched to our attention and layers, and a cache that knows their shapes.
+
+    What `kernels` can compute they do, if there are any.
 
     Raises:
         UsageError: this architecture would not be computed right; the message says why.
@@ -46,7 +54,7 @@ def try_out(model: PreTrainedModel, base: LocalBase) -> tuple[Decoder, KeyValueC
                 model, lambda: alone.append(scores_alone(model, texts[0])), len(texts[0])
             )
             alone += [scores_alone(model, text) for text in texts[1:]]
-            decoder = rebuilt(model, base, groups, vocabulary)
+            decoder = rebuilt(model, base, groups, vocabulary, kernels)
             together = scores_together(Runner(decoder, cache), texts)
         require_same(torch.cat(alone), together)
     except (UsageError, ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
@@ -77,21 +85,31 @@ def short_windows(model: PreTrainedModel) -> Iterator[None]:
 
 
 def rebuilt(
-    model: PreTrainedModel, base: LocalBase, groups: list[dict[str, nn.Linear]], vocabulary: int
+    model: PreTrainedModel,
+    base: LocalBase,
+    groups: list[dict[str, nn.Linear]],
+    vocabulary: int,
+    kernels: Kernels | None,
 ) -> Decoder:
     """The model with our attention, and with its linear layers computed by groups."""
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    head = model.get_output_embeddings()
-    layers: dict[str, nn.Linear] = {}
-    active = ActiveAdapters()
-    for group in groups:
-        if head not in group.values():  # it gets the chosen tokens only
-            Projection(group, active)
-            layers.update(group)
-    if head.weight is not model.get_input_embeddings().weight:  # else it would be held twice
-        Projection({"head": head}, ActiveAdapters())
+    head: Any = model.get_output_embeddings()
+    tied = head.weight is model.get_input_embeddings().weight
+    active: ActiveAdapters = Stacked() if kernels is None else Segmented(kernels)
+    # The head gets the chosen tokens only. One that is tied would be held twice in another order.
+    groups = [group for group in groups if head not in group.values()]
+    layers = {name: layer for group in groups for name, layer in group.items()}
+    gated = {} if kernels is None else gated_parts(model)
+    projections = [Projection(group, active, kernels) for group in groups]
+    if not tied:
+        Projection({"head": head}, Stacked(), kernels)
+    elif kernels is not None and head.bias is None:
+        head.forward = partial(kernels.plain_linear, weight=head.weight)
+    if kernels is not None:
+        replace_modules(model, kernels, projections, gated)
     model.set_attn_implementation(attention.NAME)
-    return Decoder(model, layers, active, end_tokens(model, base), vocabulary, weights)
+    end_ids = end_tokens(model, base)
+    return Decoder(model, layers, active, end_ids, vocabulary, weights, kernels)
 
 
 def scores_alone(model: PreTrainedModel, text: list[int]) -> Tensor:

@@ -59,13 +59,21 @@ class Layout:
 
 
 class AdapterReader:
-    """Reads adapters for one base, whose adaptable layers are `layers`, into one number format."""
+    """Reads adapters for one base, whose adaptable layers are `layers`, into one number format.
+
+    `prepared` makes of an adapter that was read what is kept in memory.
+    """
 
     def __init__(
-        self, layers: Mapping[str, Layer], dtype: torch.dtype, device: torch.device
+        self,
+        layers: Mapping[str, Layer],
+        dtype: torch.dtype,
+        device: torch.device,
+        prepared: Callable[[Adapter], Adapter] = lambda adapter: adapter,
     ) -> None:
         self.dtype = dtype
         self.device = device
+        self.prepared = prepared
         self._layers = layers
         self._layout: Callable[[bytes, int, str], Layout] = lru_cache(LAYOUTS)(self._make_layout)
 
@@ -134,9 +142,8 @@ class WeightsFile:
                     self._refuse(run, numbers)
                 matrices |= matrices_of(numbers.to(self.reader.device), run)
         modules = self.layout.modules.items()
-        return Adapter(
-            self.name, {module: Factors(matrices[a], matrices[b]) for module, (a, b) in modules}
-        )
+        factors = {module: Factors(matrices[a], matrices[b]) for module, (a, b) in modules}
+        return self.reader.prepared(Adapter(self.name, factors))
 
     def _raw(self) -> Tensor:
         """The bytes of all tensors."""

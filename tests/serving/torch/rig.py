@@ -16,6 +16,7 @@ from adaptery.serving.engine import Chunk, SamplingParams
 from adaptery.serving.torch.answer import Answer, choose
 from adaptery.serving.torch.blocks import BLOCK, needed
 from adaptery.serving.torch.cache import KeyValueCache
+from adaptery.serving.torch.kernels.calls import Kernels
 from adaptery.serving.torch.lora import Adapter
 from adaptery.serving.torch.model import Decoder
 from adaptery.serving.torch.runner import Runner
@@ -118,9 +119,11 @@ class Rig:
         base: LocalBase,
         directories: Mapping[str, Path],
         dtype: torch.dtype = torch.float32,
+        kernels: bool = True,
     ) -> "Rig":
         model = models.load_base(base.directory).to(dtype)
-        return cls(base, *try_out(model, base), directories)
+        own = Kernels(dtype, 2) if kernels else None
+        return cls(base, *try_out(model, base, own), directories)
 
     def adapter(self, name: str | None) -> Adapter | None:
         """Read anew."""
@@ -128,7 +131,9 @@ class Rig:
             return None
         decoder = self.decoder
         directory = self.directories[name]
-        reader = AdapterReader(decoder.layers, decoder.dtype, decoder.device)
+        reader = AdapterReader(
+            decoder.layers, decoder.dtype, decoder.device, decoder.active.prepared
+        )
         return reader.open(name, directory).read()
 
     def scores(
@@ -228,7 +233,9 @@ class Play:
 
     def _make_store(self, residents: int) -> AdapterStore:
         decoder = self._rig.decoder
-        reader = AdapterReader(decoder.layers, decoder.dtype, decoder.device)
+        reader = AdapterReader(
+            decoder.layers, decoder.dtype, decoder.device, decoder.active.prepared
+        )
         store = AdapterStore(reader.open, budget=10**9, limit=residents, on_change=lambda: None)
         store._pool.shutdown()
         store._pool = self._readers  # type: ignore[assignment]

@@ -13,6 +13,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from adaptery.base_model import LocalBase
 from adaptery.errors import InvalidAdapter, UsageError
+from adaptery.serving.torch.kernels.calls import Kernels
 from adaptery.serving.torch.trial import try_out
 from tests.serving import models
 from tests.serving.torch.rig import Rig, Truth
@@ -150,15 +151,16 @@ def adapted(
     return peft, {name: root / name for name in ("all", "few")}
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["own", "torch"])
 @pytest.mark.parametrize("name", FIT)
 @torch.inference_mode()
 def test_it_scores_a_mixed_batch_as_transformers_and_peft(
-    name: str, base: LocalBase, tmp_path: Path
+    name: str, own: bool, base: LocalBase, tmp_path: Path
 ) -> None:
     model = make(FIT[name]())
     ours = copy.deepcopy(model)
     ours.set_attn_implementation("sdpa")  # as transformers loads it, although it drops soft caps
-    decoder, tried = try_out(ours, base)
+    decoder, tried = try_out(ours, base, Kernels(torch.float32, 2) if own else None)
     linear = {name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
     rest = {name.split(".")[-1] for name in linear - decoder.layers.keys()}
     assert rest == {"lm_head", *OUT_OF_REACH.get(name, [])}

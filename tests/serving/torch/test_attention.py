@@ -1,5 +1,6 @@
 """Attention over blocks is attention; what belongs to one row stays there, to the last bit."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +11,12 @@ from torch import Tensor, nn
 
 from adaptery.base_model import LocalBase
 from adaptery.errors import UsageError
-from adaptery.serving.torch.attention import Batch, attend
+from adaptery.serving.torch.attention import attend
+from adaptery.serving.torch.batch import Batch
 from adaptery.serving.torch.cache import KeyValueCache
+from adaptery.serving.torch.kernels.calls import Kernels
 from adaptery.serving.torch.layers import reorders
 from adaptery.serving.torch.lora import Adapter, Factors
-from adaptery.serving.torch.runner import Runner
 from adaptery.serving.torch.sequence import Piece
 from adaptery.serving.torch.sequence import Sequence as Tokens
 from tests.serving.torch.rig import Rig, Truth
@@ -23,9 +25,13 @@ TEXTS = [[((2 * k + 3) * i) % 113 + 5 for i in range(40 + 5 * k)] for k in range
 STEPS = [32, *[1] * 9, 10, *[1] * 9]
 
 
-@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.fixture(
+    scope="module",
+    params=itertools.product([torch.float32, torch.bfloat16], [True, False]),
+    ids=lambda given: f"{given[0]}-{'own' if given[1] else 'torch'}".removeprefix("torch."),
+)
 def rig(request: pytest.FixtureRequest, base: LocalBase, adapters: dict[str, Path]) -> Rig:
-    return Rig.of(base, adapters, request.param)
+    return Rig.of(base, adapters, *request.param)
 
 
 def reference(
@@ -46,8 +52,9 @@ def reference(
 @pytest.mark.parametrize("heads", [(4, 4), (6, 2), (4, 1)])
 @pytest.mark.parametrize("window", [None, 1, 9, 16, 40])
 @pytest.mark.parametrize("softcap", [None, 1.5])
+@pytest.mark.parametrize("kernels", [Kernels(torch.float32, 2), None], ids=["own", "torch"])
 def test_sequences_in_pieces_attend_to_their_own_past(
-    heads: tuple[int, int], window: int | None, softcap: float | None
+    heads: tuple[int, int], window: int | None, softcap: float | None, kernels: Kernels | None
 ):
     torch.manual_seed(0)
     lengths, cache, layer = [50, 33, 7, 48], KeyValueCache(16), nn.Module()
@@ -59,16 +66,13 @@ def test_sequences_in_pieces_attend_to_their_own_past(
     sequences = [
         Tokens([0] * n, table=[4 * i + b for b in (2, 0, 3, 1)]) for i, n in enumerate(lengths)
     ]
-    runner = Runner(None, cache)  # type: ignore[arg-type]
-    runner._tensor = lambda values: torch.tensor(list(values))  # type: ignore[method-assign]
     for count in (20, 6, 1, 1, 16, 1, 5):
         pieces = [Piece(s, min(count, s.missing)) for s in sequences if s.missing]
         pieces.sort(key=lambda piece: (piece.count > 1, -piece.sequence.computed))
         mine = [(data[sequences.index(p.sequence)], p.sequence.computed, p.count) for p in pieces]
         new = [torch.cat([d[part][:, s : s + n] for d, s, n in mine], 1)[None] for part in range(3)]
-        found, _ = attend(
-            layer, *new, None, batch=runner._batch(pieces), sliding_window=window, softcap=softcap
-        )
+        batch = Batch(pieces, cache, torch.device("cpu"), kernels)
+        found, _ = attend(layer, *new, None, batch=batch, sliding_window=window, softcap=softcap)
         parts = found[0].split([piece.count for piece in pieces])
         for part, (d, start, n) in zip(parts, mine, strict=True):
             end = start + n
@@ -83,7 +87,7 @@ def test_sequences_in_pieces_attend_to_their_own_past(
 
 @pytest.mark.parametrize("extra", [{"s_aux": torch.zeros(4)}, {"position_bias": torch.zeros(1)}])
 def test_what_is_not_computed_is_refused(extra: dict[str, Tensor]):
-    batch = Batch((), torch.zeros(0), KeyValueCache(1))
+    batch = Batch([], KeyValueCache(1), torch.device("cpu"))
     x = torch.zeros(1, 4, 1, 8)
     with pytest.raises(UsageError, match="biases scores or has sinks"):
         attend(nn.Module(), x, x, x, None, batch=batch, **extra)
@@ -114,7 +118,8 @@ def test_huge_finite_adapters_do_not_reach_other_rows(rig: Rig):
     }
     owners = [None, rig.adapter("wide"), rig.adapter("mixed"), None]
     quiet = rig.scores(TEXTS, [*owners, None], STEPS)
-    loud = rig.scores(TEXTS, [*owners, Adapter("huge", huge)], STEPS)
+    prepared = rig.decoder.active.prepared(Adapter("huge", huge))
+    loud = rig.scores(TEXTS, [*owners, prepared], STEPS)
     assert not loud[4].isfinite().any()
     for mine, owner, before in zip(loud, owners, quiet, strict=False):
         if owner is None:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from adaptery.serving.torch import layers as layers_module
 from adaptery.serving.torch.layers import Projection, shared_inputs
-from adaptery.serving.torch.lora import ActiveAdapters
+from adaptery.serving.torch.lora import Stacked
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
@@ -60,7 +60,7 @@ def test_what_is_computed_together_is_what_each_gave(dtype, ordered, tokens, mon
         monkeypatch.setattr(layers_module, "reorders", lambda _: False)
     block, rebuilt = make(dtype), make(dtype)
     for group in groups_of(rebuilt, dtype):
-        Projection(group, ActiveAdapters())
+        Projection(group, Stacked())
     x = torch.randn(1, tokens, 32, dtype=dtype)
     for _ in range(2):  # nothing is left over from the first call
         expected = block(x.clone())
@@ -71,7 +71,7 @@ def test_what_is_computed_together_is_what_each_gave(dtype, ordered, tokens, mon
 @torch.inference_mode()
 def test_no_rows_give_no_rows():
     layer = nn.Linear(32, 16)
-    Projection({"head": layer}, ActiveAdapters())
+    Projection({"head": layer}, Stacked())
     assert layer(torch.randn(1, 0, 32)).shape == (1, 0, 16)
 
 
@@ -79,7 +79,7 @@ def test_no_rows_give_no_rows():
 def test_nothing_is_left_of_a_step_that_was_broken_off():
     block, rebuilt = make(torch.float32), make(torch.float32)
     for group in groups_of(rebuilt, torch.float32):
-        Projection(group, ActiveAdapters())
+        Projection(group, Stacked())
     x, y = torch.randn(2, 1, 3, 32)
     rebuilt.q(x)  # and never k and v
     for name in ("q", "k", "v"):

@@ -5,10 +5,10 @@ from zlib import crc32
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adaptery.serving.torch import lora
-from adaptery.serving.torch.lora import ActiveAdapters, Adapter, Factors, Stack
+from adaptery.serving.torch.lora import Adapter, Change, Factors, Stacked
 
 INPUTS, SIZES = 24, [16, 8, 8]
 MEMBERS = ["q", "k", "v"]
@@ -28,20 +28,33 @@ def adapter(name: str, ranks: dict[str, int], seed: int = 0) -> Adapter:
     )
 
 
-def active() -> ActiveAdapters:
-    """With one stack for q, k and v."""
-    adapters = ActiveAdapters()
-    device = torch.device("cpu")
-    adapters.stacks.append(Stack(MEMBERS, INPUTS, SIZES, torch.float32, device))
-    return adapters
+class Active:
+    """Adapters on one group of layers: q, k and v."""
+
+    def __init__(self) -> None:
+        self.adapters = Stacked()
+        layers = zip(MEMBERS, SIZES, strict=True)
+        self.change: Change = self.adapters.layers(
+            {name: nn.Linear(INPUTS, size, bias=False) for name, size in layers}
+        )
+
+    @property
+    def a(self) -> Tensor:
+        """What all are arranged in."""
+        return self.adapters.stacks[0].a
 
 
-def together(adapters: ActiveAdapters, owners: Sequence[Adapter | None], x: Tensor) -> Tensor:
+def active() -> Active:
+    return Active()
+
+
+def together(active: Active, owners: Sequence[Adapter | None], x: Tensor) -> Tensor:
     """What is added to rows x (tokens, inputs) of these owners."""
-    adapters.arrange(owner for owner in owners if owner is not None)
     output = torch.zeros(len(x), sum(SIZES))
-    if update := adapters.update(slice(0, len(owners)), owners):
-        adapters.stacks[0].add(output, x, update)
+    active.adapters.begin([(owner, 1) for owner in owners])
+    with torch.inference_mode():
+        active.change(output, x)
+    active.adapters.end()
     return output
 
 
@@ -54,7 +67,7 @@ def alone(owners: Sequence[Adapter | None], x: Tensor) -> Tensor:
     return output
 
 
-def require_same(adapters: ActiveAdapters, owners: Sequence[Adapter | None]) -> None:
+def require_same(adapters: Active, owners: Sequence[Adapter | None]) -> None:
     x = torch.randn(len(owners), INPUTS)
     torch.testing.assert_close(
         together(adapters, owners, x), alone(owners, x), rtol=1e-4, atol=1e-4
@@ -91,7 +104,8 @@ def test_rows_of_one_adapter_alone(ranks: dict[str, int]):
 
 
 def test_rows_of_the_base_alone_are_not_touched():
-    assert active().update(slice(0, 3), [None] * 3) is None
+    require_same(active(), [None] * 3)
+    assert active().adapters.update(slice(0, 3), [None] * 3) is None
 
 
 def test_whoever_comes_and_goes_the_others_are_right():
@@ -109,10 +123,10 @@ def test_the_places_of_those_who_stay_are_kept():
     adapters = active()
     first, second = adapter("first", {"q": 4}), adapter("second", {"q": 4})
     together(adapters, [first, second], torch.randn(2, INPUTS))
-    before = adapters.stacks[0].a.clone()
+    before = adapters.a.clone()
     together(adapters, [second], torch.randn(1, INPUTS))
     together(adapters, [second, first], torch.randn(2, INPUTS))
-    assert torch.equal(adapters.stacks[0].a, before)
+    assert torch.equal(adapters.a, before)
 
 
 def test_huge_numbers_of_one_adapter_do_not_reach_the_rows_of_others():

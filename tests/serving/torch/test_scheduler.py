@@ -24,9 +24,10 @@ def directories(
     return {**adapters, "bad": models.write_overflowing_adapter(root, base_directory)}
 
 
-@pytest.fixture(scope="module")
-def rig(base: LocalBase, directories: dict[str, Path]) -> Rig:
-    return Rig.of(base, directories)
+@pytest.fixture(scope="module", params=[True, False], ids=["own", "torch"])
+def rig(request: pytest.FixtureRequest, base: LocalBase, directories: dict[str, Path]) -> Rig:
+    """With our kernels, and with PyTorch's operations."""
+    return Rig.of(base, directories, kernels=request.param)
 
 
 @pytest.fixture(scope="module")
