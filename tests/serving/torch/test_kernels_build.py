@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from adaptery.base_model import LocalBase
+from adaptery.config import cache_directory
 from adaptery.serving.config import ServeConfig
 from adaptery.serving.torch import assembly
 from adaptery.serving.torch.kernels import build
@@ -19,10 +20,10 @@ from adaptery.serving.torch.kernels.calls import Kernels
 @pytest.fixture
 def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty directory for them."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    monkeypatch.setenv("ADAPTERS_CACHE", str(tmp_path / "caches"))
     monkeypatch.delenv("CXX", raising=False)
     compiled.cache_clear()
-    yield tmp_path / "caches" / "adaptery" / "kernels"
+    yield cache_directory() / "kernels"
     compiled.cache_clear()
 
 
@@ -89,7 +90,7 @@ def test_a_cache_that_cannot_be_written_is_told(
 
 
 def test_a_format_that_there_are_none_for():
-    with pytest.raises(NoKernels, match="none for torch.float16"):
+    with pytest.raises(NoKernels, match=r"none for torch\.float16"):
         Kernels(torch.float16, 2)
 
 

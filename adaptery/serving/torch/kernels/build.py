@@ -15,7 +15,7 @@ from adaptery.errors import EngineError
 
 SOURCES = sorted(Path(__file__).parent.glob("*.[ch]*"))
 MAIN = Path(__file__).parent / "kernels.cpp"
-FLAGS = ("-std=c++20", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fPIC", "-shared")
+FLAGS = ("-std=c++20", "-O2", "-march=native", "-fopenmp", "-fno-math-errno", "-fPIC", "-shared")
 WIDE = ("-mprefer-vector-width=512",)  # else GCC halves vectors on processors that were slow in it
 PATIENCE = 120  # seconds
 

@@ -14,6 +14,7 @@
 
 constexpr int VECTORS = 2;
 constexpr int PANEL = VECTORS * LANES;
+constexpr int SINGLE = 8;  // rows up to which one block is as fast as two
 constexpr int MOST = 12;  // rows at a time: 24 sums, and registers to spare for what is multiplied
 
 // A layer's weights: `panels` as `pack_linear` makes them, `bias` (outputs) or null.
@@ -61,9 +62,15 @@ inline void pack_linear(const bf16* w, bf16* to, int64_t inputs, int64_t outputs
     });
 }
 
-// ROWS rows through a panel. Meanwhile half of one more is fetched, which is at `soon`.
+// Half a panel to be fetched meanwhile, or nothing but the line at `at` if the step is 0.
+struct Soon {
+    const bf16* at;
+    int64_t step;
+};
+
+// ROWS rows through a panel.
 template <int ROWS>
-void multiply(const Layer& layer, int64_t panel, const bf16* soon, const Rows& rows, bf16* y) {
+void multiply(const Layer& layer, int64_t panel, Soon soon, const Rows& rows, bf16* y) {
     f32x16 sums[ROWS * VECTORS] = {};
     const bf16 *w = layer.panels + panel * layer.length(), *x = rows.packed;
     for (int64_t i = 0; i < layer.inputs; i += 2, x += 2 * ROWS) {
@@ -71,7 +78,7 @@ void multiply(const Layer& layer, int64_t panel, const bf16* soon, const Rows& r
         each<VECTORS>([&](auto v) INLINE {
             own[v] = load_pairs(w + i * PANEL + v * 2 * LANES);
         });
-        __builtin_prefetch(soon + i * LANES, 0, 2);
+        __builtin_prefetch(soon.at + i * soon.step, 0, 2);
         each<ROWS>([&](auto r) INLINE {
             uint32_t pair;
             std::memcpy(&pair, x + r * 2, sizeof pair);
@@ -93,7 +100,7 @@ void multiply(const Layer& layer, int64_t panel, const bf16* soon, const Rows& r
 
 // So many rows, at most ROWS.
 template <int ROWS>
-void multiply_rows(const Layer& layer, int64_t panel, const bf16* soon, const Rows& rows, bf16* y) {
+void multiply_rows(const Layer& layer, int64_t panel, Soon soon, const Rows& rows, bf16* y) {
     if constexpr (ROWS > 1)
         if (rows.count < ROWS) return multiply_rows<ROWS - 1>(layer, panel, soon, rows, y);
     multiply<ROWS>(layer, panel, soon, rows, y);
@@ -104,7 +111,7 @@ inline void linear(const Layer& layer, const bf16* x, int64_t stride, bf16* y, i
     thread_local std::vector<bf16> room;
     thread_local std::vector<Rows> parts;
     int64_t width = (layer.inputs + 1) / 2 * 2;
-    int64_t count = (rows + MOST - 1) / MOST;
+    int64_t count = rows <= SINGLE ? 1 : std::max<int64_t>(2, (rows + MOST - 1) / MOST);
     room.resize(std::max<size_t>(room.size(), rows * width));
     parts.clear();
     for (int64_t n = 0; n < count; n++) {
@@ -120,8 +127,9 @@ inline void linear(const Layer& layer, const bf16* x, int64_t stride, bf16* y, i
             for (size_t n = 0; n < all.size(); n++) {
                 // Of two blocks each fetches half of the next panel, so that memory is never idle.
                 // One alone reads at the speed of memory, and more have enough to compute.
-                int64_t next = all.size() == 2 ? std::min(panel + 1, panels.end - 1) : panel;
-                const bf16* soon = layer.panels + next * layer.length() + n % 2 * layer.length() / 2;
+                Soon soon{layer.panels + panel * layer.length(), 0};
+                if (all.size() == 2 && panel + 1 < panels.end)
+                    soon = {soon.at + (2 + n) * layer.length() / 2, LANES};
                 multiply_rows<MOST>(layer, panel, soon, all[n], y);
             }
     });
