@@ -65,14 +65,15 @@ class Looking {
     void look(int64_t number, int64_t begin, int64_t end) {
         float weights[TILE + LANES];
         float peak = score(number, begin, end, weights);
-        float faded = std::exp(peaks[number] - peak), total = 0;
-        if (peaks[number] == peak) faded = 1;
+        float faded = peaks[number] == peak ? 1 : std::exp(peaks[number] - peak);
+        f32x16 total{};
         for (int64_t j = begin; j < end; j += LANES) {
-            store(weights + j, exponential(load(weights + j) - peak));
-            for (int64_t k = j; k < std::min(j + LANES, end); k++) total += weights[k];
+            f32x16 some = exponential(load(weights + j) - peak);
+            store(weights + j, some);
+            total += some;
         }
         peaks[number] = peak;
-        totals[number] = totals[number] * faded + total;
+        totals[number] = totals[number] * faded + sum(total);
         for (int64_t i = 0; i < width; i += 4 * LANES)
             if (width - i < 4 * LANES)
                 for (int64_t k = i; k < width; k += LANES) mix<1>(number, k, begin, end, weights, faded);
@@ -90,10 +91,10 @@ class Looking {
     int64_t width;
     float *keys, *values, *queries, *seen, *peaks, *totals;
 
-    // The products with the keys, and the largest so far. A score that is NaN makes that NaN.
+    // The products with the keys, -inf behind the last; and the largest so far, NaN if one is.
     float score(int64_t number, int64_t begin, int64_t end, float* scores) const {
         const float* query = &queries[number * width];
-        float peak = peaks[number];
+        f32x16 highest = spread(peaks[number]);
         for (int64_t j = begin; j < end; j += LANES) {
             f32x16 products[LANES] = {};
             for (int64_t i = 0; i < width; i += LANES) {
@@ -102,10 +103,14 @@ class Looking {
                     products[k] += q * load(&keys[std::min<int64_t>(j + k, TILE - 1) * width + i]);
                 });
             }
-            store(scores + j, sums(products));
-            for (int64_t k = j; k < std::min(j + LANES, end); k++)
-                peak = scores[k] > peak || scores[k] != scores[k] ? scores[k] : peak;
+            i32x16 there = LANE < (int32_t)(end - j);
+            f32x16 some = choose(there, sums(products), spread(-INFINITY));
+            store(scores + j, some);
+            highest = choose((some > highest) | (some != some), some, highest);
         }
+        float lanes[LANES], peak = highest[0];
+        store(lanes, highest);
+        for (float one : lanes) peak = one > peak || one != one ? one : peak;
         return peak;
     }
 

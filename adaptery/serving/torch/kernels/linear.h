@@ -108,6 +108,7 @@ void multiply_rows(const Layer& layer, int64_t panel, Soon soon, const Rows& row
 
 // y (rows, outputs) of x (rows, inputs), whose rows are `stride` apart.
 inline void linear(const Layer& layer, const bf16* x, int64_t stride, bf16* y, int64_t rows) {
+    if (!rows) return;
     thread_local std::vector<bf16> room;
     thread_local std::vector<Rows> parts;
     int64_t width = (layer.inputs + 1) / 2 * 2;

@@ -78,6 +78,8 @@ void store(T* at, f32x16 v, int64_t count) {
     std::memcpy(at, some, count * sizeof(T));
 }
 
+constexpr i32x16 LANE = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
 // Two vectors, each folded once: lanes that belong to the first in the lower half of each group.
 inline f32x16 fold(f32x16 a, f32x16 b, i32x16 lower, int half) {
     return __builtin_shuffle(a, b, lower) + __builtin_shuffle(a, b, lower + half);

@@ -45,6 +45,15 @@ void products(const bf16* const* a, const bf16* const* x, int64_t size, f32x16* 
     std::copy_n(added, N * SIDE, to);
 }
 
+// Has memory read what is wanted next: of `count` numbers the part from begin/of to end/of.
+template <class T>
+void fetch(const T* at, int64_t count, int64_t begin, int64_t end, int64_t of) {
+    const char* bytes = (const char*)at;
+    int64_t last = count * sizeof(T) * end / of;
+    for (int64_t i = count * sizeof(T) * begin / of; i < last; i += 64)
+        __builtin_prefetch(bytes + i, 0, 2);
+}
+
 // y = x Wᵀ for a few rows, with W (outputs, inputs) read once, as it lies.
 template <class T>
 void plain_linear(const T* x, const T* w, T* y, int64_t rows, int64_t inputs, int64_t outputs) {
@@ -54,6 +63,7 @@ void plain_linear(const T* x, const T* w, T* y, int64_t rows, int64_t inputs, in
             const T *weights[SIDE], *some[SIDE];
             for (int r = 0; r < SIDE; r++) weights[r] = w + std::min(output + r, outputs - 1) * inputs;
             for (int64_t row = 0; row < rows; row += SIDE) {
+                fetch(w + (output + SIDE) * inputs, SIDE * inputs, row, std::min(row + SIDE, rows), rows);
                 for (int n = 0; n < SIDE; n++) some[n] = x + std::min(row + n, rows - 1) * inputs;
                 f32x16 parts[SIDE * SIDE] = {};
                 products<SIDE>(weights, some, inputs, parts);
