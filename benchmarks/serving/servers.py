@@ -131,11 +131,12 @@ def plain_environment() -> dict[str, str]:
 def wait(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
     """Until `url` answers 200. Raises `SystemExit` with the end of the log if it never does."""
     until = time.monotonic() + PATIENCE_S
-    while time.monotonic() < until and process.poll() is None:
-        with suppress(httpx.TransportError):
-            if httpx.get(url, timeout=5, trust_env=False).status_code == 200:
-                return
-        time.sleep(0.02)
+    with httpx.Client(timeout=5, trust_env=False) as client:  # a new one takes 25 ms of a core
+        while time.monotonic() < until and process.poll() is None:
+            with suppress(httpx.TransportError):
+                if client.get(url).status_code == 200:
+                    return
+            time.sleep(0.02)
     tail = log.read_text(encoding="utf-8", errors="replace")[-2000:]
     raise SystemExit(f"{process.args!r} did not become ready; its last words:\n{tail}")
 

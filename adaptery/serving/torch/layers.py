@@ -31,7 +31,7 @@ class Projection:
         self.modules = modules = list(layers.values())
         weight = modules[0].weight
         self._sizes = [module.out_features for module in modules]
-        self._product = product(joined_weight(modules), joined_bias(modules), kernels)
+        self._product = product(modules, kernels)
         self._change = active.layers(layers)
         self._inputs: Tensor | None = None
         self._outputs: tuple[Tensor, ...] = ()
@@ -60,12 +60,6 @@ class Projection:
         return output
 
 
-def joined_weight(modules: list[nn.Linear]) -> Tensor:
-    """(outputs of all, inputs)."""
-    weights = [module.weight.data for module in modules]
-    return weights[0] if len(weights) == 1 else torch.cat(weights)
-
-
 def joined_bias(modules: list[nn.Linear]) -> Tensor | None:
     """(outputs of all,), zero for those that have none; None if no layer has one."""
     if all(module.bias is None for module in modules):
@@ -74,10 +68,12 @@ def joined_bias(modules: list[nn.Linear]) -> Tensor | None:
     return torch.cat([zero(m.out_features) if m.bias is None else m.bias.data for m in modules])
 
 
-def product(weight: Tensor, bias: Tensor | None, kernels: Kernels | None = None) -> Product:
-    """x ↦ W x + b for inputs (…, inputs), as fast as this device does it."""
+def product(modules: list[nn.Linear], kernels: Kernels | None = None) -> Product:
+    """x ↦ W x + b of all side by side, for inputs (…, inputs), as fast as this device does it."""
+    weights, bias = [module.weight.data for module in modules], joined_bias(modules)
     if kernels is not None and kernels.multiplies:
-        return kernels.product(weight, bias)
+        return kernels.product(weights, bias)
+    weight = weights[0] if len(weights) == 1 else torch.cat(weights)
     if not reorders(weight):
         return lambda inputs: linear(inputs, weight, bias)
     ordered = torch.ops.mkldnn._reorder_linear_weight(weight, None)

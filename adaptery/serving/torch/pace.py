@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 STALL = 0.35  # of a step's time without prompts, which a prompt may add to it
-LEAST = 16  # tokens: fewer are not worth their overhead
+LEAST = 8  # tokens: fewer are not worth their overhead
 SHORT = 64  # tokens: what is left of a prompt is not cut into smaller pieces
 UNKNOWN = 64  # tokens, until steps have been measured
 NEWS = 0.2  # weight of the latest measurement
@@ -33,16 +33,16 @@ class Pace:
         return min(max(LEAST, whole, int(fair)), self.limit)
 
     def measured(self, answering: int, prompt_tokens: int, seconds: float) -> None:
-        """Learn from a step."""
+        """Learn from a step.
+
+        What prompts beside answers cost is what a step takes more than one without prompts: more
+        than by themselves, if they look back at a long past.
+        """
         if not prompt_tokens:
             self.answers = mixed(self.answers, seconds)
-        elif not answering:
-            self.token = mixed(self.token, seconds / prompt_tokens)
-        elif self.token is None:
-            rest = max(seconds - (self.answers or 0.0), 0.0)
-            self.token = mixed(None, rest / prompt_tokens)
         else:
-            self.answers = mixed(self.answers, max(seconds - self.token * prompt_tokens, 0.0))
+            rest = seconds - (self.answers or 0.0) if answering else seconds
+            self.token = mixed(self.token, max(rest, 0.0) / prompt_tokens)
 
 
 def mixed(old: float | None, new: float) -> float:

@@ -78,8 +78,15 @@ def test_products(multiplying: Kernels, inputs: int, outputs: int, rows: int):
     x, w = torch.randn(1, rows, inputs), torch.randn(outputs, inputs)
     x, w, bias = x.bfloat16(), w.bfloat16(), torch.randn(outputs).bfloat16()
     expected = x.float() @ w.float().T
-    require_close(multiplying.product(w, None)(x), expected)
-    require_close(multiplying.product(w, bias)(x), expected + bias.float())
+    require_close(multiplying.product([w], None)(x), expected)
+    require_close(multiplying.product([w], bias)(x), expected + bias.float())
+
+
+@pytest.mark.parametrize("outputs", [(32, 64, 32), (16, 32), (32, 5)])
+def test_layers_side_by_side(multiplying: Kernels, outputs: tuple[int, ...]):
+    weights = [torch.randn(size, 33).bfloat16() for size in outputs]
+    x = torch.randn(1, 14, 33).bfloat16()
+    require_close(multiplying.product(weights, None)(x), x.float() @ torch.cat(weights).float().T)
 
 
 @pytest.mark.parametrize("rows", [1, 4, 6, 17])
@@ -89,7 +96,7 @@ def test_products_with_weights_as_they_lie(kernels: Kernels, rows: int):
 
 
 def test_a_rows_product_is_the_same_bits_whatever_is_beside_it(multiplying: Kernels):
-    multiply = multiplying.product(torch.randn(70, 130).bfloat16(), None)
+    multiply = multiplying.product([torch.randn(70, 130).bfloat16()], None)
     x = torch.randn(1, 40, 130).bfloat16()
     together = multiply(x)
     for begin in range(0, 40, 7):
@@ -172,7 +179,7 @@ def test_an_adapters_b_is_packed_where_it_lies_if_it_has_room(kernels: Kernels, 
 
 
 def test_one_threads_call_does_not_disturb_anothers(multiplying: Kernels):
-    multiply = multiplying.product(torch.randn(640, 256).bfloat16(), None)
+    multiply = multiplying.product([torch.randn(640, 256).bfloat16()], None)
     inputs = [torch.randn(1, n, 256).bfloat16() for n in (1, 16, 40)]
     expected = [multiply(x) for x in inputs]
     wrong: list[int] = []

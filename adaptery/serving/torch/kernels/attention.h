@@ -52,33 +52,26 @@ class Looking {
     }
 
     void fetch(const int32_t* table, int64_t group, int64_t first, int64_t count) {
-        for (int64_t j = 0; j < count; j++) {
-            int64_t from = cache.at(table, first + j, group);
+        for (int64_t j = 0; j < count; j += LANES) {
+            int64_t some = std::min<int64_t>(LANES, count - j), from[LANES];
+            for (int64_t k = 0; k < some; k++) from[k] = cache.at(table, first + j + k, group);
             for (int64_t i = 0; i < width; i += LANES) {
-                store(&keys[j * width + i], load(cache.keys + from + i, cache.size - i));
-                store(&values[j * width + i], load(cache.values + from + i, cache.size - i));
+                f32x16 block[LANES] = {};
+                for (int64_t k = 0; k < some; k++) {
+                    block[k] = load(cache.keys + from[k] + i, cache.size - i);
+                    store(&values[(j + k) * width + i],
+                          load(cache.values + from[k] + i, cache.size - i));
+                }
+                transpose(block);
+                for (int64_t r = 0; r < LANES; r++) store(&keys[(i + r) * TILE + j], block[r]);
             }
         }
     }
 
     // The keys from `begin` to `end` of the tile.
     void look(int64_t number, int64_t begin, int64_t end) {
-        float weights[TILE + LANES];
-        float peak = score(number, begin, end, weights);
-        float faded = peaks[number] == peak ? 1 : std::exp(peaks[number] - peak);
-        f32x16 total{};
-        for (int64_t j = begin; j < end; j += LANES) {
-            f32x16 some = exponential(load(weights + j) - peak);
-            store(weights + j, some);
-            total += some;
-        }
-        peaks[number] = peak;
-        totals[number] = totals[number] * faded + sum(total);
-        for (int64_t i = 0; i < width; i += 4 * LANES)
-            if (width - i < 4 * LANES)
-                for (int64_t k = i; k < width; k += LANES) mix<1>(number, k, begin, end, weights, faded);
-            else
-                mix<4>(number, i, begin, end, weights, faded);
+        end > TILE / 2 ? look_at<TILE / LANES>(number, begin, end)
+                       : look_at<TILE / LANES / 2>(number, begin, end);
     }
 
     void answer(int64_t number, T* out) const {
@@ -89,29 +82,38 @@ class Looking {
   private:
     const Cache<T>& cache;
     int64_t width;
-    float *keys, *values, *queries, *seen, *peaks, *totals;
+    float *keys;    // (width, TILE): the transpose, so that a score needs no sum over lanes
+    float *values;  // (TILE, width)
+    float *queries, *seen, *peaks, *totals;
 
-    // The products with the keys, -inf behind the last; and the largest so far, NaN if one is.
-    float score(int64_t number, int64_t begin, int64_t end, float* scores) const {
+    // Only the first N vectors of the tile have such keys.
+    template <int N>
+    void look_at(int64_t number, int64_t begin, int64_t end) {
+        f32x16 scores[N] = {};
         const float* query = &queries[number * width];
-        f32x16 highest = spread(peaks[number]);
-        for (int64_t j = begin; j < end; j += LANES) {
-            f32x16 products[LANES] = {};
-            for (int64_t i = 0; i < width; i += LANES) {
-                f32x16 q = load(query + i);
-                each<LANES>([&](auto k) INLINE {
-                    products[k] += q * load(&keys[std::min<int64_t>(j + k, TILE - 1) * width + i]);
-                });
-            }
-            i32x16 there = LANE < (int32_t)(end - j);
-            f32x16 some = choose(there, sums(products), spread(-INFINITY));
-            store(scores + j, some);
-            highest = choose((some > highest) | (some != some), some, highest);
-        }
-        float lanes[LANES], peak = highest[0];
-        store(lanes, highest);
-        for (float one : lanes) peak = one > peak || one != one ? one : peak;
-        return peak;
+        for (int64_t i = 0; i < cache.size; i++)
+            each<N>([&](auto n) INLINE { scores[n] += query[i] * load(&keys[i * TILE + n * LANES]); });
+        f32x16 highest = spread(peaks[number]), total{};
+        each<N>([&](auto n) INLINE {
+            i32x16 key = LANE + n.value * LANES;
+            i32x16 there = (key >= (int32_t)begin) & (key < (int32_t)end);
+            scores[n] = choose(there, scores[n], spread(-INFINITY));
+            highest = larger(scores[n], highest);
+        });
+        float peak = largest(highest), faded = peaks[number] == peak ? 1 : std::exp(peaks[number] - peak);
+        float weights[N * LANES];
+        each<N>([&](auto n) INLINE {
+            f32x16 some = exponential(scores[n] - peak);
+            store(weights + n * LANES, some);
+            total += some;
+        });
+        peaks[number] = peak;
+        totals[number] = totals[number] * faded + sum(total);
+        for (int64_t i = 0; i < width; i += 4 * LANES)
+            if (width - i < 4 * LANES)
+                for (int64_t k = i; k < width; k += LANES) mix<1>(number, k, begin, end, weights, faded);
+            else
+                mix<4>(number, i, begin, end, weights, faded);
     }
 
     template <int N>

@@ -2,7 +2,7 @@
 
 import ctypes
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -58,16 +58,22 @@ class Kernels:
         found.argtypes, found.restype = ARGUMENTS[name], None
         return found
 
-    def product(self, weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
-        """x ↦ x Wᵀ + b for x (…, inputs), with a copy of W (outputs, inputs) in our own order.
+    def product(self, weights: Sequence[Tensor], bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+        """x ↦ x Wᵀ + b for x (…, inputs), with a copy in our own order of W (outputs, inputs),
+        which consists of `weights` one below the other.
 
         Only where `multiplies` is true: elsewhere, others are faster.
         """
-        outputs, inputs = weight.shape
-        weight = weight.contiguous()
+        if any(len(weight) % PANEL for weight in weights):
+            weights = [torch.cat(list(weights))]
+        outputs, inputs = sum(map(len, weights)), weights[0].shape[1]
         size = -(-outputs // PANEL) * PANEL * (inputs + inputs % 2)
-        panels = weight.new_empty(size) if size == weight.numel() else weight.new_zeros(size)
-        self._function("pack_linear")(weight.data_ptr(), panels.data_ptr(), inputs, outputs)
+        first = weights[0]
+        panels = first.new_empty(size) if size == outputs * inputs else first.new_zeros(size)
+        pack, begin = self._function("pack_linear"), 0
+        for weight in map(Tensor.contiguous, weights):
+            pack(weight.data_ptr(), panels[begin:].data_ptr(), inputs, len(weight))
+            begin += len(weight) * (inputs + inputs % 2)
         call, at = self._function("linear"), panels.data_ptr()
 
         def multiply(x: Tensor) -> Tensor:

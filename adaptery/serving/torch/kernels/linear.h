@@ -50,14 +50,18 @@ inline void pack_linear(const bf16* w, bf16* to, int64_t inputs, int64_t outputs
     Layer layer{to, nullptr, inputs, outputs};
     together(true, [&](Team& team) {
         Share mine(team, layer.count());
+        std::vector<bf16> own(PANEL * inputs);  // read in one go: the pages of a file come in order
         for (int64_t panel = mine.begin; panel < mine.end; panel++) {
             bf16* at = to + panel * layer.length();
-            if (int64_t first = panel * PANEL; first + PANEL <= outputs)
-                pack_rows({first, PANEL, at}, w, inputs, 0, inputs);
-            else
+            int64_t first = panel * PANEL;
+            if (first + PANEL <= outputs) {
+                std::copy_n(w + first * inputs, PANEL * inputs, own.data());
+                pack_rows({0, PANEL, at}, own.data(), inputs, 0, inputs);
+            } else {
                 for (int64_t i = 0; i < inputs; i++)
                     for (int64_t o = first; o < outputs; o++)
                         at[i / 2 * 2 * PANEL + (o - first) * 2 + i % 2] = w[o * inputs + i];
+            }
         }
     });
 }

@@ -107,7 +107,33 @@ inline float sum(f32x16 v) {
     return fold(v, v, ONES, 1)[0];
 }
 
+// Turns sixteen rows into columns: blocks of 8 × 8 change places, then in each those of 4 × 4, …
+inline void transpose(f32x16* rows) {
+    each<4>([&](auto stage) INLINE {
+        constexpr int HALF = 8 >> stage.value;
+        constexpr i32x16 other = (LANE & HALF) != 0;  // all ones where the other row's lanes go
+        constexpr i32x16 upper = LANE + (other & (LANES - HALF));
+        constexpr i32x16 lower = LANE + HALF + (other & (LANES - HALF));
+        for (int r = 0; r < LANES; r++)
+            if (!(r & HALF)) {
+                f32x16 a = rows[r], b = rows[r + HALF];
+                rows[r] = __builtin_shuffle(a, b, upper);
+                rows[r + HALF] = __builtin_shuffle(a, b, lower);
+            }
+    });
+}
+
 inline f32x16 choose(i32x16 where, f32x16 yes, f32x16 no) { return where ? yes : no; }
+
+// NaN, if one of the two is.
+inline f32x16 larger(f32x16 a, f32x16 b) { return choose((a > b) | (a != a), a, b); }
+
+inline float largest(f32x16 v) {
+    v = larger(v, __builtin_shuffle(v, LANE ^ 8));
+    v = larger(v, __builtin_shuffle(v, LANE ^ 4));
+    v = larger(v, __builtin_shuffle(v, LANE ^ 2));
+    return larger(v, __builtin_shuffle(v, LANE ^ 1))[0];
+}
 
 // e^x to about 2 units in the last place; 0 below -87. NaN stays NaN, as its comparisons are false.
 inline f32x16 exponential(f32x16 x) {
