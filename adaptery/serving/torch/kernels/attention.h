@@ -26,6 +26,11 @@ struct Piece {
 constexpr int64_t TILE = 64;   // keys that are looked at together
 constexpr int64_t CHUNK = 16;  // tokens that look at them together
 
+// Keys of a tile.
+struct Range {
+    int64_t begin, end;
+};
+
 // Softmax attention of some tokens' heads in one group, tile after tile (Dao et al. 2022,
 // FlashAttention): the sum so far is scaled down whenever a larger score is met.
 template <class T>
@@ -68,10 +73,13 @@ class Looking {
         }
     }
 
-    // The keys from `begin` to `end` of the tile.
-    void look(int64_t number, int64_t begin, int64_t end) {
-        end > TILE / 2 ? look_at<TILE / LANES>(number, begin, end)
-                       : look_at<TILE / LANES / 2>(number, begin, end);
+    // Q queries from `number` on look at the keys of the tile that each may see.
+    template <int Q>
+    void look(int64_t number, const Range* seen_by) {
+        int64_t last = 0;
+        for (int q = 0; q < Q; q++) last = std::max(last, seen_by[q].end);
+        last > TILE / 2 ? look_at<Q, TILE / LANES>(number, seen_by)
+                        : look_at<Q, TILE / LANES / 2>(number, seen_by);
     }
 
     void answer(int64_t number, T* out) const {
@@ -86,22 +94,43 @@ class Looking {
     float *values;  // (TILE, width)
     float *queries, *seen, *peaks, *totals;
 
-    // Only the first N vectors of the tile have such keys.
-    template <int N>
-    void look_at(int64_t number, int64_t begin, int64_t end) {
-        f32x16 scores[N] = {};
+    // Only the first N vectors of the tile have such keys. Two queries keep the processor busier
+    // than one does: a sum has to wait for the one before it.
+    template <int Q, int N>
+    void look_at(int64_t number, const Range* seen_by) {
+        f32x16 scores[Q][N] = {};
         const float* query = &queries[number * width];
         for (int64_t i = 0; i < cache.size; i++)
-            each<N>([&](auto n) INLINE { scores[n] += query[i] * load(&keys[i * TILE + n * LANES]); });
+            each<N>([&](auto n) INLINE {
+                f32x16 some = load(&keys[i * TILE + n * LANES]);
+                each<Q>([&](auto q) INLINE { scores[q][n] += query[q * width + i] * some; });
+            });
+        float weights[Q][N * LANES], faded[Q];
+        each<Q>([&](auto q) INLINE {
+            faded[q] = weigh<N>(number + q, seen_by[q], scores[q], weights[q]);
+        });
+        Range all = seen_by[0];
+        each<Q>([&](auto q) INLINE {
+            all = {std::min(all.begin, seen_by[q].begin), std::max(all.end, seen_by[q].end)};
+        });
+        int64_t i = 0;
+        for (; i + 4 * LANES <= width; i += 4 * LANES) mix<Q, N, 4>(number, i, all, weights, faded);
+        for (; i < width; i += LANES) mix<Q, N, 1>(number, i, all, weights, faded);
+    }
+
+    // e^(score - largest so far), 0 for keys that are not seen. Returns by how much what was seen
+    // before fades.
+    template <int N>
+    float weigh(int64_t number, Range seen_by, f32x16* scores, float* weights) {
         f32x16 highest = spread(peaks[number]), total{};
         each<N>([&](auto n) INLINE {
             i32x16 key = LANE + n.value * LANES;
-            i32x16 there = (key >= (int32_t)begin) & (key < (int32_t)end);
+            i32x16 there = (key >= (int32_t)seen_by.begin) & (key < (int32_t)seen_by.end);
             scores[n] = choose(there, scores[n], spread(-INFINITY));
             highest = larger(scores[n], highest);
         });
-        float peak = largest(highest), faded = peaks[number] == peak ? 1 : std::exp(peaks[number] - peak);
-        float weights[N * LANES];
+        float peak = largest(highest);
+        float faded = peaks[number] == peak ? 1 : std::exp(peaks[number] - peak);
         each<N>([&](auto n) INLINE {
             f32x16 some = exponential(scores[n] - peak);
             store(weights + n * LANES, some);
@@ -109,24 +138,26 @@ class Looking {
         });
         peaks[number] = peak;
         totals[number] = totals[number] * faded + sum(total);
-        for (int64_t i = 0; i < width; i += 4 * LANES)
-            if (width - i < 4 * LANES)
-                for (int64_t k = i; k < width; k += LANES) mix<1>(number, k, begin, end, weights, faded);
-            else
-                mix<4>(number, i, begin, end, weights, faded);
+        return faded;
     }
 
-    template <int N>
-    void mix(int64_t number, int64_t at, int64_t begin, int64_t end, const float* weights,
-             float faded) {
-        f32x16 mixed[N];
+    // Adds M vectors of the values, from `at` on, by their weights.
+    template <int Q, int N, int M>
+    void mix(int64_t number, int64_t at, Range range, const float (*weights)[N * LANES],
+             const float* faded) {
+        f32x16 mixed[Q][M];
         float* mine = &seen[number * width + at];
-        each<N>([&](auto n) INLINE { mixed[n] = load(mine + n * LANES) * faded; });
-        for (int64_t j = begin; j < end; j++)
-            each<N>([&](auto n) INLINE {
-                mixed[n] += weights[j] * load(&values[j * width + at + n * LANES]);
+        each<Q>([&](auto q) INLINE {
+            each<M>([&](auto m) INLINE { mixed[q][m] = load(mine + q * width + m * LANES) * faded[q]; });
+        });
+        for (int64_t j = range.begin; j < range.end; j++)
+            each<M>([&](auto m) INLINE {
+                f32x16 some = load(&values[j * width + at + m * LANES]);
+                each<Q>([&](auto q) INLINE { mixed[q][m] += weights[q][j] * some; });
             });
-        each<N>([&](auto n) INLINE { store(mine + n * LANES, mixed[n]); });
+        each<Q>([&](auto q) INLINE {
+            each<M>([&](auto m) INLINE { store(mine + q * width + m * LANES, mixed[q][m]); });
+        });
     }
 };
 
@@ -166,11 +197,21 @@ void attend(const T* query, const T* key, const T* value, int64_t query_stride, 
             int64_t oldest = window ? std::max<int64_t>(0, start - window + 1) : 0;
             for (int64_t tile = oldest / TILE * TILE; tile < start + asking; tile += TILE) {
                 looking.fetch(tables + own.table, group, tile, std::min(TILE, start + asking - tile));
-                for (int64_t n = 0; n < asking * shared; n++) {
+                auto seen_by = [&](int64_t n) {
                     int64_t self = start + n / shared;
                     int64_t begin = window ? std::max(tile, self - window + 1) : tile;
                     int64_t end = std::min(tile + TILE, self + 1);
-                    if (begin < end) looking.look(n, begin - tile, end - tile);
+                    return Range{begin - tile, std::max(begin, end) - tile};
+                };
+                for (int64_t n = 0; n < asking * shared; n += 2) {
+                    Range both[] = {seen_by(n), seen_by(n + 1)};
+                    bool more = n + 1 < asking * shared && both[1].begin < both[1].end;
+                    if (more && both[0].begin < both[0].end)
+                        looking.template look<2>(n, both);
+                    else if (more)
+                        looking.template look<1>(n + 1, both + 1);
+                    else if (both[0].begin < both[0].end)
+                        looking.template look<1>(n, both);
                 }
             }
             for (int64_t n = 0; n < asking * shared; n++)

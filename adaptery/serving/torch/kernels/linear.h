@@ -66,7 +66,7 @@ inline void pack_linear(const bf16* w, bf16* to, int64_t inputs, int64_t outputs
     });
 }
 
-// Half a panel to be fetched meanwhile, or nothing but the line at `at` if the step is 0.
+// Numbers to be fetched meanwhile: for each input so many, from `at` on.
 struct Soon {
     const bf16* at;
     int64_t step;
@@ -130,11 +130,11 @@ inline void linear(const Layer& layer, const bf16* x, int64_t stride, bf16* y, i
         team.barrier();
         for (int64_t panel = panels.begin; panel < panels.end; panel++)
             for (size_t n = 0; n < all.size(); n++) {
-                // Of two blocks each fetches half of the next panel, so that memory is never idle.
-                // One alone reads at the speed of memory, and more have enough to compute.
+                // Each of some blocks fetches its part of the next panel, so that memory is never
+                // idle. One alone waits for memory anyway.
                 Soon soon{layer.panels + panel * layer.length(), 0};
-                if (all.size() == 2 && panel + 1 < panels.end)
-                    soon = {soon.at + (2 + n) * layer.length() / 2, LANES};
+                if (int64_t step = PANEL / all.size(); step < PANEL && panel + 1 < panels.end)
+                    soon = {soon.at + layer.length() + n * step * layer.inputs, step};
                 multiply_rows<MOST>(layer, panel, soon, all[n], y);
             }
     });
