@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 STALL = 0.35  # of a step's time without prompts, which a prompt may add to it
-LEAST = 8  # tokens: fewer are not worth their overhead
+LEAST = 4  # tokens: fewer are not worth their overhead
 SHORT = 64  # tokens: what is left of a prompt is not cut into smaller pieces
 UNKNOWN = 64  # tokens, until steps have been measured
 NEWS = 0.2  # weight of the latest measurement

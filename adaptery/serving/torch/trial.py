@@ -107,6 +107,9 @@ def rebuilt(
         head.forward = partial(kernels.plain_linear, weight=head.weight)
     if kernels is not None:
         replace_modules(model, kernels, projections, gated)
+        if kernels.multiplies:
+            # Nothing of weight is left to torch, whose threads would wait where ours compute.
+            torch.set_num_threads(1)
     model.set_attn_implementation(attention.NAME)
     end_ids = end_tokens(model, base)
     return Decoder(model, layers, active, end_ids, vocabulary, weights, kernels)

@@ -50,8 +50,6 @@ class Kernels:
         self.multiplies = dtype == torch.bfloat16 and bool(self._library.multiplies())
         if self.multiplies:
             self._library.threads(INT(threads))
-            # Nothing of weight is left to torch, whose threads would wait where ours compute.
-            torch.set_num_threads(1)
 
     def _function(self, name: str) -> Any:
         found: Any = self._library[f"{name}_{NAMES[self.dtype]}"]
