@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 .PHONY: packages env quickstart test torture bench-registry bench-train bench-serve vllm-env format clean
 
 packages:
-	@echo "== packages: what the tests need of Debian: PostgreSQL, strace, openssl, a compiler (as root)"
+	@echo "== packages: what the tests need of Debian: PostgreSQL, strace, openssl, compilers (as root)"
 	@.ci/packages
 
 env: $(STAMP)
