@@ -14,6 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from adaptery.errors import UsageError
 from adaptery.serving.torch.batch import Batch, Span
+from adaptery.serving.torch.kernels.calls import Kernels
 
 NAME = "adaptery"
 
@@ -50,7 +51,7 @@ def attend(
     if s_aux is not None or position_bias is not None:
         raise UsageError("its attention biases scores or has sinks")
     layer: Any = module.layer_idx
-    if batch.kernels is not None and softcap is None and key.shape == value.shape:
+    if batch.kernels is not None and softcap is None and fits(batch.kernels, query, key, value):
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         cached, new = batch.cache.of(layer, key[0], value[0]), (key, value)
         asked = batch.pieces, batch.tables, scale, sliding_window
@@ -64,6 +65,11 @@ def attend(
             keys, values = batch.cache.read(layer, span.table)
         rows.append(look(query[0], keys, values, span, scaling, sliding_window, softcap))
     return (rows[0] if len(rows) == 1 else torch.cat(rows))[None], None
+
+
+def fits(kernels: Kernels, query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether that is attention as the kernels compute it."""
+    return key.shape == value.shape and {query.dtype, key.dtype, value.dtype} == {kernels.dtype}
 
 
 def look(

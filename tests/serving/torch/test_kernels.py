@@ -1,5 +1,6 @@
 """Each kernel against its definition in PyTorch, at sizes that fit registers and that do not."""
 
+import importlib
 import math
 import threading
 from array import array
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, silu
 
 from adaptery.serving.torch.kernels.calls import Kernels
+from adaptery.serving.torch.kernels.modules import gated_parts, replace_modules
 from adaptery.serving.torch.kernels.segments import Segmented
 from adaptery.serving.torch.lora import Adapter, Factors, Run
 
@@ -223,3 +225,83 @@ def test_attention_over_many_tiles_and_a_window(kernels: Kernels):
         unseen = (behind < 0) | (behind >= (window or tokens))
         expected = scores.masked_fill(unseen, -math.inf).softmax(-1) @ v
         require_close(found[0], expected.transpose(0, 1))
+
+
+class Mlp(nn.Module):
+    """down(activation(gate(x)) · up(x)), or something else."""
+
+    def __init__(self, act_fn: object, other: bool = False) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj = nn.Linear(8, 32, bias=False), nn.Linear(8, 32, bias=False)
+        self.down_proj, self.act_fn, self.other = nn.Linear(32, 8), act_fn, other
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        gated = gate * self.act_fn(up) if self.other else self.act_fn(gate) * up
+        return self.down_proj(gated)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("mlp", "activation"),
+    [
+        (Mlp(nn.SiLU()), "silu"),
+        (Mlp(nn.GELU(approximate="tanh")), "gelu_tanh"),
+        (Mlp(nn.GELU()), None),  # by less than bfloat16 rounds
+        (Mlp(nn.ReLU()), None),
+        (Mlp(nn.SiLU(), other=True), None),
+    ],
+)
+def test_a_modules_formula_is_told_by_what_it_computes(
+    mlp: Mlp, activation: str | None, dtype: torch.dtype
+):
+    torch.manual_seed(0)
+    mlp.to(dtype)
+    assert gated_parts(mlp) == ({mlp: activation} if activation else {})
+
+
+class Norm(nn.Module):
+    """RMSNorm as Llama has it, or with 1 + w as Gemma has it."""
+
+    def __init__(self, plus: float, size: int = 24) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(size), requires_grad=False)
+        self.variance_epsilon, self.plus = 1e-6, plus
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = x.float() * (x.float().square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+        return (self.plus + self.weight) * normed.to(x.dtype)
+
+
+class RMSNorm(Norm):
+    """By its name one that is tried."""
+
+
+@pytest.mark.parametrize(("plus", "replaced"), [(0.0, True), (1.0, False)])
+def test_a_norm_is_replaced_only_by_the_same(kernels: Kernels, plus: float, replaced: bool):
+    norm = RMSNorm(plus).to(kernels.dtype)
+    x = torch.randn(1, 4, 24).to(kernels.dtype)
+    expected = norm(x).float()
+    replace_modules(norm, kernels, [], {})
+    assert ("forward" in vars(norm)) == replaced
+    require_close(norm(x), expected)
+    other = torch.randn(1, 4, 24, dtype=torch.float64)
+    require_close(norm(other).to(kernels.dtype), Norm.forward(norm, other).float())
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "phi3"])
+def test_rotary_is_replaced_in_one_module_alone(kernels: Kernels, family: str):
+    modeling = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
+    (config,) = (v for k, v in vars(modeling).items() if k.endswith("Config") and k[0] != "P")
+    (attention,) = (v for k, v in vars(modeling).items() if k.endswith("Attention"))
+    own, function = attention(config(), 0), modeling.apply_rotary_pos_emb
+    replace_modules(own, kernels, [], {})
+    replaced = vars(own)["forward"]
+    assert replaced.__func__.__globals__["apply_rotary_pos_emb"] is not function
+    assert modeling.apply_rotary_pos_emb is function
+    turned = replaced.__func__.__globals__["apply_rotary_pos_emb"]
+    q, k = torch.randn(2, 1, 3, 4, 16).to(kernels.dtype)
+    for size in (16, 8) if family == "phi3" else (16,):  # all of a head, or a part
+        angles = torch.randn(2, 1, 4, size).to(kernels.dtype)
+        for mine, theirs in zip(turned(q, k, *angles), function(q, k, *angles), strict=True):
+            require_close(mine, theirs.float())

@@ -75,6 +75,8 @@ class Kernels:
         call, at = self._function("linear"), panels.data_ptr()
 
         def multiply(x: Tensor) -> Tensor:
+            if x.dtype != self.dtype:
+                raise TypeError(f"a layer in {self.dtype} gets {x.dtype}")
             x = x.contiguous()
             y = x.new_empty((*x.shape[:-1], outputs))
             by = bias.data_ptr() if bias is not None else None

@@ -39,8 +39,9 @@ def is_gated(module: nn.Module) -> bool:
 
 
 def activation_of(module: Any) -> str | None:
+    """Which of the formulas it is: told in float32, where they differ by more than rounding."""
     gate, up, down = module.gate_proj, module.up_proj, module.down_proj
-    x = torch.randn(1, TOKENS, gate.in_features, dtype=gate.weight.dtype)
+    x, numbers = torch.randn(1, TOKENS, gate.in_features).to(gate.weight), torch.linspace(-9, 9, 99)
 
     def by(formula: Callable[[Tensor], Tensor]) -> Tensor:
         result: Tensor = down(formula(gate(x)) * up(x))
@@ -49,7 +50,8 @@ def activation_of(module: Any) -> str | None:
     fitting = (
         name
         for name, formula in FORMULAS.items()
-        if agree(partial(module, x), partial(by, formula))
+        if agree(lambda: module.act_fn(numbers), partial(formula, numbers))
+        and agree(partial(module, x), partial(by, formula))
     )
     return next(fitting, None)
 
@@ -77,7 +79,9 @@ def replace_norm(module: Any, kernels: Kernels) -> None:
     x = torch.randn(1, TOKENS, *weight.shape, dtype=weight.dtype) * 3
     own = module.forward
     if agree(lambda: own(x), lambda: kernels.rms_norm(x, weight, epsilon)):
-        module.forward = lambda x: kernels.rms_norm(x, weight, epsilon)
+        module.forward = lambda x: (
+            kernels.rms_norm(x, weight, epsilon) if x.dtype == kernels.dtype else own(x)
+        )
 
 
 def replace_gated(
