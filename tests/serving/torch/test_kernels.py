@@ -166,18 +166,20 @@ def test_each_row_gets_the_update_of_its_own_adapter(kernels: Kernels, counts: t
 
 
 @pytest.mark.parametrize("rank", [1, 2, 7, 16])
-def test_an_adapters_b_is_packed_where_it_lies_if_it_has_room(kernels: Kernels, rank: int):
-    b = torch.randn(10, rank).to(kernels.dtype)
-    expected, where = b.T.clone(), b.data_ptr()
+@pytest.mark.parametrize("outputs", [10, 48])
+def test_an_adapters_b_is_packed_where_it_lies_if_it_has_room(
+    kernels: Kernels, rank: int, outputs: int
+):
+    b = torch.randn(outputs, rank).to(kernels.dtype)
+    expected, where = b.clone(), b.data_ptr()
     packed = kernels.packed(b)
-    if kernels.dtype == torch.float32:
-        assert torch.equal(packed.view(rank, 10), expected)
-    else:
-        pairs = packed.view(-(-rank // 2), 10, 2).permute(0, 2, 1).flatten(0, 1)
-        assert torch.equal(pairs[:rank], expected)
-        assert not pairs[rank:].any()
-    fits = rank % 2 == 0 or kernels.dtype == torch.float32
-    assert (packed.data_ptr() == where) == fits
+    pair = 1 if kernels.dtype == torch.float32 else 2
+    tiles = packed.view(-(-outputs // 16), -(-rank // pair), 16, pair)
+    found = tiles.permute(0, 2, 1, 3).flatten(2).flatten(0, 1)
+    assert torch.equal(found[:outputs, :rank], expected)
+    assert not found[outputs:].any()
+    assert not found[:, rank:].any()
+    assert (packed.data_ptr() == where) == (outputs % 16 == 0 and rank % pair == 0)
 
 
 def test_one_threads_call_does_not_disturb_anothers(multiplying: Kernels):
@@ -292,8 +294,8 @@ def test_a_norm_is_replaced_only_by_the_same(kernels: Kernels, plus: float, repl
 @pytest.mark.parametrize("family", ["llama", "qwen3", "phi3"])
 def test_rotary_is_replaced_in_one_module_alone(kernels: Kernels, family: str):
     modeling = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
-    (config,) = (v for k, v in vars(modeling).items() if k.endswith("Config") and k[0] != "P")
-    (attention,) = (v for k, v in vars(modeling).items() if k.endswith("Attention"))
+    (config,) = (v for k, v in vars(modeling).items() if k.lower() == f"{family}config")
+    (attention,) = (v for k, v in vars(modeling).items() if k.lower() == f"{family}attention")
     own, function = attention(config(), 0), modeling.apply_rotary_pos_emb
     replace_modules(own, kernels, [], {})
     replaced = vars(own)["forward"]

@@ -6,8 +6,9 @@
 
 #include "products.h"
 
-// A and B of one layer in one adapter. a: (rank, inputs). b: its transpose, two ranks side by side:
-// (⌈rank/2⌉, outputs, 2) in bfloat16, (rank, outputs) in float32.
+// A and B of one layer in one adapter. a: (rank, inputs). b: in the order in which it is read, for
+// sixteen outputs after the other all ranks, in bfloat16 two of them side by side:
+// (⌈outputs/16⌉, ⌈rank/2⌉, 16, 2), in float32 (⌈outputs/16⌉, rank, 16).
 template <class T>
 struct Factors {
     int64_t rank;
@@ -49,33 +50,25 @@ void shrink(const Job<T>& job, int64_t row, int64_t rank, const T* x, int64_t st
         std::copy_n(inner + n * SIDE, ranks, job.inner + (row + n) * job.width + rank);
 }
 
-// What B makes of one column's ranks, added up for sixteen columns from `column` on.
+// What B makes of the ranks, added up for sixteen columns from `column` on, which is their multiple.
 template <int N>
-void expand(const Job<float>& job, const float* const* inner, int64_t column, int64_t outputs,
-            f32x16* sums) {
+void expand(const Job<float>& job, const float* const* inner, int64_t column, f32x16* sums) {
+    const float* b = job.factors.b + column * job.factors.rank;
     for (int64_t r = 0; r < job.factors.rank; r++) {
-        f32x16 b = load(job.factors.b + r * outputs + column, outputs - column);
-        each<N>([&](auto n) INLINE { sums[n] += inner[n][r] * b; });
+        f32x16 some = load(b + r * LANES);
+        each<N>([&](auto n) INLINE { sums[n] += inner[n][r] * some; });
     }
 }
 
 template <int N>
-void expand(const Job<bf16>& job, const bf16* const* inner, int64_t column, int64_t outputs,
-            f32x16* sums) {
-    int64_t rest = outputs - column;
-    for (int64_t r = 0; r < job.factors.rank; r += 2) {
-        const bf16* at = job.factors.b + r * outputs + column * 2;
-        Pairs b;
-        if (rest >= LANES) {
-            b = load_pairs(at);
-        } else {
-            b.bits = u32x16{};
-            std::memcpy(&b.bits, at, rest * 2 * sizeof(bf16));
-        }
+void expand(const Job<bf16>& job, const bf16* const* inner, int64_t column, f32x16* sums) {
+    const bf16* b = job.factors.b + column * job.width;
+    for (int64_t r = 0; r < job.width; r += 2) {
+        Pairs some = load_pairs(b + r * LANES);
         each<N>([&](auto n) INLINE {
             uint32_t pair;
             std::memcpy(&pair, inner[n] + r, sizeof pair);
-            sums[n] = add_products(sums[n], b, Pairs{u32x16{} + pair});
+            sums[n] = add_products(sums[n], some, Pairs{u32x16{} + pair});
         });
     }
 }
@@ -87,7 +80,7 @@ void grow(const Job<T>& job, int64_t row, int64_t begin, int64_t end, T* y, int6
     for (int n = 0; n < N; n++) inner[n] = job.inner + std::min(row + n, job.count - 1) * job.width;
     for (int64_t column = begin; column < end; column += LANES) {
         f32x16 sums[N] = {};
-        expand<N>(job, inner, column, job.end - job.begin, sums);
+        expand<N>(job, inner, column, sums);
         for (int n = 0; n < N && row + n < job.count; n++) {
             T* to = y + job.rows[row + n] * stride + job.begin + column;
             store(to, load(to, end - column) + sums[n], end - column);
@@ -154,20 +147,17 @@ void update(const T* x, int64_t x_stride, T* y, int64_t y_stride, int64_t inputs
     });
 }
 
-// The transpose of b (outputs, rank), as `Factors` has it.
-void pack(const float* b, float* to, int64_t outputs, int64_t rank) {
+// b (outputs, rank) as `Factors` has it, at `to`, which is all zeros where b has nothing.
+inline void pack(const float* b, float* to, int64_t outputs, int64_t rank) {
     for (int64_t o = 0; o < outputs; o++)
-        for (int64_t r = 0; r < rank; r++) to[r * outputs + o] = b[o * rank + r];
+        for (int64_t r = 0; r < rank; r++)
+            to[o / LANES * LANES * rank + r * LANES + o % LANES] = b[o * rank + r];
 }
 
-void pack(const bf16* b, bf16* to, int64_t outputs, int64_t rank) {
+inline void pack(const bf16* b, bf16* to, int64_t outputs, int64_t rank) {
+    int64_t width = (rank + 1) / 2 * 2;
     for (int64_t o = 0; o < outputs; o++) {
-        const bf16* from = b + o * rank;
-        int64_t r = 0;
-        for (; r + 1 < rank; r += 2) std::memcpy(to + r * outputs + o * 2, from + r, 4);
-        if (r < rank) {
-            bf16 last[2] = {from[r], {0}};
-            std::memcpy(to + r * outputs + o * 2, last, 4);
-        }
+        bf16* at = to + o / LANES * LANES * width + o % LANES * 2;
+        for (int64_t r = 0; r < rank; r++) at[r / 2 * 2 * LANES + r % 2] = b[o * rank + r];
     }
 }

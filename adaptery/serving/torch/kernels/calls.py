@@ -23,7 +23,7 @@ ARGUMENTS = {
     "linear": (AT, INT, AT, AT, AT, INT, INT, INT),  # this and the next: bfloat16 alone
     "pack_linear": (AT, AT, INT, INT),
 }
-PANEL = 32  # outputs; see linear.h
+LANES, PANEL = 16, 32  # outputs; see numbers.h and linear.h
 ACTIVATIONS = ("silu", "gelu_tanh")  # in the order of the enum in kernels.cpp
 
 
@@ -186,15 +186,15 @@ class Kernels:
         )  # fmt: skip
 
     def packed(self, b: Tensor) -> Tensor:
-        """B (outputs, rank) as `update` reads it: its transpose, in bfloat16 with two ranks side
-        by side. In place, if there is room for that."""
+        """B (outputs, rank) in the order in which `update` reads it (see adapters.h), in place if
+        there is room for that."""
         outputs, rank = b.shape
-        source = b.clone()
         pair = 2 if self.dtype == torch.bfloat16 else 1
-        if rank % pair or not b.is_contiguous():
-            b = b.new_empty(-(-rank // pair) * pair * outputs)
-        self._pack(source.data_ptr(), b.data_ptr(), outputs, rank)
-        return b.flatten()
+        size = -(-outputs // LANES) * LANES * -(-rank // pair) * pair
+        source, fits = b.clone(), size == b.numel() and b.is_contiguous()
+        packed = b.view(-1) if fits else b.new_zeros(size)
+        self._pack(source.data_ptr(), packed.data_ptr(), outputs, rank)
+        return packed
 
 
 def side_by_side(x: Tensor) -> tuple[Tensor, int]:
