@@ -6,6 +6,8 @@ decided under one lock, which nobody holds for longer than that takes.
 """
 
 import logging
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 READERS = 2  # adapters read at the same time
+NICE = 10  # how far readers stand back behind steps
 STOPPED = "The engine was stopped."
 SHARE = 4  # of the memory that is free at start, adapters take one part in so many
 
@@ -51,7 +54,7 @@ class AdapterStore:
         self._on_change = on_change
         self._residents = Residents(budget, limit)
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="adaptery-read")
+        self._pool = ThreadPoolExecutor(READERS, "adaptery-read", initializer=give_way)
         self._entries: dict[str, Entry] = {}
         self._queue: dict[Entry, None] = {}  # to be read, in the order in which they were asked for
         self._wanted: set[Entry] = set()  # asked for by the step thread, which has not got them yet
@@ -321,6 +324,12 @@ class AdapterStore:
             self._wanted.discard(entry)
             self._queue.pop(entry, None)
             self._decided.append((entry.registration, registration_error(entry.name, error)))
+
+
+def give_way() -> None:
+    """Let this thread have what steps leave of the processor, where the system knows threads."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 def registration_error(name: str, error: Exception) -> AdapteryError:
