@@ -8,7 +8,7 @@ from adaptery.plugins.specs import Spec
 
 @hookimpl
 def engines() -> list[Spec]:
-    return [Spec("torch", "the embedded engine: plain PyTorch on CPU, CUDA or MPS", torch_engine)]
+    return [Spec("torch", "the embedded engine: PyTorch on CPU, CUDA or MPS", torch_engine)]
 
 
 def torch_engine() -> Any:

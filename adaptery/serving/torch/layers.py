@@ -1,8 +1,8 @@
 """The base's linear layers as the engine computes them: together where they share an input.
 
 Layers that get the same tensor (q, k and v; gate and up) become one product. On a CPU the weights
-are put once into the order in which oneDNN reads them; with plain weights it would reorder them in
-every step, which takes longer than the product itself.
+are put once into the order in which that product reads them: our kernels', or oneDNN's, which would
+reorder plain weights in every step, and take longer for that than for the product itself.
 """
 
 from collections.abc import Callable

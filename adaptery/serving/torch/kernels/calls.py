@@ -72,18 +72,18 @@ class Kernels:
         for weight in map(Tensor.contiguous, weights):
             pack(weight.data_ptr(), panels[begin:].data_ptr(), inputs, len(weight))
             begin += len(weight) * (inputs + inputs % 2)
-        call, at = self._function("linear"), panels.data_ptr()
+        call = self._function("linear")
 
         def multiply(x: Tensor) -> Tensor:
             if x.dtype != self.dtype:
                 raise TypeError(f"a layer in {self.dtype} gets {x.dtype}")
             x = x.contiguous()
             y = x.new_empty((*x.shape[:-1], outputs))
-            by = bias.data_ptr() if bias is not None else None
-            call(x.data_ptr(), inputs, at, by, y.data_ptr(), x.numel() // inputs, inputs, outputs)
+            at, rows = (x.data_ptr(), inputs, panels.data_ptr()), x.numel() // inputs
+            more = bias.data_ptr() if bias is not None else None
+            call(*at, more, y.data_ptr(), rows, inputs, outputs)
             return y
 
-        multiply.__dict__["panels"] = panels  # as long as it can be called
         return multiply
 
     def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:

@@ -123,8 +123,8 @@ inline Pool*& own_pool() {
 }
 
 // Where others compute: the threads of OpenMP, which torch has already.
-struct Member : Team {
-    Member() : Team(omp_get_thread_num(), omp_get_num_threads()) {}
+struct OpenMp : Team {
+    OpenMp() : Team(omp_get_thread_num(), omp_get_num_threads()) {}
     void barrier() override {
 #pragma omp barrier
     }
@@ -149,7 +149,7 @@ void together(bool worthwhile, F work) {
     } else {
 #pragma omp parallel
         {
-            Member mine;
+            OpenMp mine;
             work(mine);
         }
     }
